@@ -153,7 +153,7 @@ def stages(pipeline: str) -> Contract:
         f"ops/{pipeline}_stages",
         (
             Field("job", "string", "ingest, features, train, evaluate, promote or score", True),
-            Field("run_date", "date", "the only clock that touches data", True),
+            Field("run_date", "date", "the only clock that touches data; null for an ingest that was given none"),
             Field("fingerprint", "string", "hash of the specs that the job reads and of its input versions", True),
             Field("attempt", "int", "1, and one more for each --force", True),
             Field("inputs", "map<string,bigint>", "table -> version read", True),

@@ -1,0 +1,240 @@
+"""The only Delta reader and writer: tables by contract, exact versions, one transaction id per write.
+
+A write that was already committed under its transaction id is not repeated: `Commit.skipped` says so, and its version and
+metadata are those of the first time. That is what makes a killed job safe to start again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from transforms.contracts import Contract, key_condition
+from transforms.errors import ContractError
+
+# 400 days of log, or the versions behind an old model could no longer be read whatever VACUUM keeps (Delta's default is 30).
+PROPERTIES = {
+    "delta.logRetentionDuration": "interval 400 days",
+    "delta.deletedFileRetentionDuration": "interval 7 days",
+}
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Identity of one write: `app_id` names job, table and inputs; `version` is the attempt, since RESTORE does not undo an id."""
+
+    app_id: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a write left behind. `rows` is Delta's own count of rows written (inserted + updated for a merge)."""
+
+    table: str
+    version: int
+    rows: int | None
+    skipped: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, int] = field(default_factory=dict)
+
+
+class Lake:
+    """Tables under one root folder, by contract."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.spark = spark
+        self.root = root.rstrip("/")
+
+    def path(self, contract: Contract) -> str:
+        return f"{self.root}/{contract.table}"
+
+    def version(self, contract: Contract) -> int | None:
+        """Latest version of the table, None when there is no table."""
+        version = int(self._snapshot(contract).version())
+        return None if version < 0 else version
+
+    def create(self, contract: Contract) -> int:
+        """Create the table with its contract, or check that the one there has it; returns the latest version.
+
+        Raises:
+            ContractError: a table lies there with other columns.
+        """
+        version = self.version(contract)
+        if version is not None:
+            contract.conform(self.spark.read.format("delta").load(self.path(contract)))
+            return version
+        builder = DeltaTable.createIfNotExists(self.spark).location(self.path(contract)).addColumns(contract.schema)
+        for name, value in PROPERTIES.items():
+            builder = builder.property(name, value)
+        if contract.partition_by:
+            builder = builder.partitionedBy(*contract.partition_by)
+        if contract.cluster_by:
+            builder = builder.clusterBy(*contract.cluster_by)
+        builder.execute()
+        return 0
+
+    def read(self, contract: Contract, version: int | None = None) -> DataFrame:
+        """The table at exactly `version` (None: the latest), in contract order.
+
+        Raises:
+            ContractError: there is no such table or version, or it has other columns.
+        """
+        latest = self.version(contract)
+        if latest is None:
+            raise ContractError(f"{self.path(contract)}: expected a Delta table, found none. Run the job that writes it first.")
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        try:
+            frame = reader.load(self.path(contract))
+        except PySparkException as error:
+            raise ContractError(
+                f"{self.path(contract)}: version {version} cannot be read (the latest is {latest}): {error.getCondition()}."
+                " Its log or files are gone; run the job that wrote it with --force."
+            ) from error
+        return contract.conform(frame)
+
+    def committed(self, contract: Contract, transaction: Transaction) -> Commit | None:
+        """The commit that this transaction left, None when it was never committed.
+
+        Asked of the snapshot's stored transactions, not of the last history row: later commits may follow ours.
+        """
+        stored = self._snapshot(contract).transactions().get(transaction.app_id)
+        if stored.isEmpty() or int(stored.get()) < transaction.version:
+            return None
+        for row in self._history(contract, None):
+            metadata = json.loads(row["userMetadata"] or "{}")
+            if metadata.get("app_id") == transaction.app_id and metadata.get("attempt") == transaction.version:
+                return _commit(contract, row, metadata, skipped=True)
+        raise ContractError(
+            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored.get()}, expected attempt"
+            f" {transaction.version} in the table's history and found none. Use --force to start a new attempt."
+        )
+
+    def append(
+        self, frame: DataFrame, contract: Contract, transaction: Transaction, metadata: Mapping[str, Any] | None = None
+    ) -> Commit:
+        """Add rows, once per transaction."""
+        return self._write(frame, contract, transaction, metadata, "append")
+
+    def replace(
+        self, frame: DataFrame, contract: Contract, transaction: Transaction, metadata: Mapping[str, Any] | None = None
+    ) -> Commit:
+        """Make the table hold exactly these rows, once per transaction; older versions stay readable."""
+        return self._write(frame, contract, transaction, metadata, "overwrite")
+
+    def merge(
+        self,
+        frame: DataFrame,
+        contract: Contract,
+        transaction: Transaction,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        update: str | None = None,
+        on: str | None = None,
+    ) -> Commit:
+        """Insert rows with new keys; rows with known keys replace the stored ones.
+
+        Args:
+            frame: at most one row per key.
+            update: SQL over `target` and `source` that a stored row must meet to be replaced (None: always).
+            on: further SQL for the match, say literal dates that let Delta skip files.
+        """
+        self.create(contract)
+        earlier = self.committed(contract, transaction)
+        if earlier:
+            return earlier
+        condition = key_condition(contract.key, "target", "source")
+        if on:
+            from pyspark.sql import functions as F
+
+            condition = condition & F.expr(on)
+        session = self._transactional_session(transaction, metadata)
+        builder = DeltaTable.forPath(session, self.path(contract)).alias("target")
+        (
+            builder.merge(contract.conform(frame).alias("source"), condition)
+            .whenMatchedUpdateAll(update)
+            .whenNotMatchedInsertAll()
+            .execute()
+        )
+        return self._latest(contract, transaction)
+
+    def delete(
+        self, contract: Contract, condition: str, transaction: Transaction, metadata: Mapping[str, Any] | None = None
+    ) -> Commit:
+        """Remove the rows that meet a SQL condition, once per transaction."""
+        earlier = self.committed(contract, transaction)
+        if earlier:
+            return earlier
+        session = self._transactional_session(transaction, metadata)
+        DeltaTable.forPath(session, self.path(contract)).delete(condition)
+        return self._latest(contract, transaction)
+
+    def restore(self, contract: Contract, version: int) -> int:
+        """Bring back the content of an older version as a new one; returns the new version."""
+        DeltaTable.forPath(self.spark, self.path(contract)).restoreToVersion(version)
+        return int(self._snapshot(contract).version())
+
+    def _write(
+        self, frame: DataFrame, contract: Contract, transaction: Transaction, metadata: Mapping[str, Any] | None, mode: str
+    ) -> Commit:
+        self.create(contract)
+        earlier = self.committed(contract, transaction)
+        if earlier:
+            return earlier
+        writer = contract.conform(frame).write.format("delta").mode(mode)
+        writer = writer.option("txnAppId", transaction.app_id).option("txnVersion", transaction.version)
+        writer.option("userMetadata", _metadata(transaction, metadata)).save(self.path(contract))
+        return self._latest(contract, transaction)
+
+    def _transactional_session(self, transaction: Transaction, metadata: Mapping[str, Any] | None) -> SparkSession:
+        """MERGE and DELETE take their transaction from session settings; a session of their own keeps those from leaking."""
+        session = self.spark.newSession()
+        session.conf.set("spark.databricks.delta.write.txnAppId", transaction.app_id)
+        session.conf.set("spark.databricks.delta.write.txnVersion", str(transaction.version))
+        session.conf.set("spark.databricks.delta.commitInfo.userMetadata", _metadata(transaction, metadata))
+        return session
+
+    def _latest(self, contract: Contract, transaction: Transaction) -> Commit:
+        """The commit just made: the last history row, unless another writer's commit followed at once."""
+        row = self._history(contract, 1)[0]
+        metadata = json.loads(row["userMetadata"] or "{}")
+        if metadata.get("app_id") == transaction.app_id and metadata.get("attempt") == transaction.version:
+            return _commit(contract, row, metadata, skipped=False)
+        commit = self.committed(contract, transaction)
+        if commit is None:
+            raise ContractError(f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log.")
+        return Commit(commit.table, commit.version, commit.rows, False, commit.metadata, commit.metrics)
+
+    def _history(self, contract: Contract, limit: int | None) -> list[Row]:
+        table = DeltaTable.forPath(self.spark, self.path(contract))
+        history = table.history(limit) if limit else table.history()
+        return history.select("version", "userMetadata", "operationMetrics").collect()
+
+    def _snapshot(self, contract: Contract) -> Any:
+        """Delta's own snapshot object, brought up to date. Python's DeltaTable shows no stored transactions, hence the JVM."""
+        jvm = self.spark._jvm
+        assert jvm is not None
+        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(contract))
+        none = jvm.scala.Option.empty()
+        return log.update(False, none, none)
+
+
+def _metadata(transaction: Transaction, metadata: Mapping[str, Any] | None) -> str:
+    return json.dumps({**(metadata or {}), "app_id": transaction.app_id, "attempt": transaction.version}, sort_keys=True)
+
+
+def _commit(contract: Contract, row: Row, metadata: dict[str, Any], *, skipped: bool) -> Commit:
+    metrics = {name: int(value) for name, value in (row["operationMetrics"] or {}).items() if value.lstrip("-").isdigit()}
+    if "numTargetRowsInserted" in metrics:
+        rows: int | None = metrics["numTargetRowsInserted"] + metrics.get("numTargetRowsUpdated", 0)
+    else:
+        rows = metrics.get("numOutputRows")
+    return Commit(contract.table, int(row["version"]), rows, skipped, metadata, metrics)
