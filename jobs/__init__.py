@@ -1,0 +1,1 @@
+"""Effects: storage, clock, arguments, exit codes."""

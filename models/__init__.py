@@ -1,0 +1,1 @@
+"""Fitting: search, cross-validation, metrics, registry."""

@@ -1,0 +1,1 @@
+"""Meaning: DataFrame in, DataFrame out."""
