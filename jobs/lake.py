@@ -14,6 +14,7 @@ from typing import Any
 from delta.tables import DeltaTable
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from transforms.contracts import Contract, key_condition
 from transforms.errors import ContractError
@@ -153,8 +154,6 @@ class Lake:
             return earlier
         condition = key_condition(contract.key, "target", "source")
         if on:
-            from pyspark.sql import functions as F
-
             condition = condition & F.expr(on)
         session = self._transactional_session(transaction, metadata)
         builder = DeltaTable.forPath(session, self.path(contract)).alias("target")

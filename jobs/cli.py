@@ -1,0 +1,79 @@
+"""The `millrace` command: one sub-command a job, all with the same options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import click
+
+from jobs import runtime
+
+HELP = {
+    "run": "All jobs in order: raw files to scored, reviewed predictions.",
+    "ingest": "Raw files into silver tables; what does not fit into quarantine.",
+    "features": "Silver into the feature table, labels, parts and folds.",
+    "train": "Search all candidates by cross-validation; log the winner.",
+    "evaluate": "Measure the newest model, and the champion beside it, on the test rows; write the report.",
+    "promote": "Make the newest model champion if it earns it.",
+    "score": "Predict with the champion for the rows that the pipeline asks for.",
+    "maintain": "Compact tables and remove old files, never a pinned version.",
+    "check": "Check the pipeline file and every SQL expression in it; read nothing, write nothing.",
+}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="millrace")
+def cli() -> None:
+    """From raw files to reviewed predictions, on Apache Spark.
+
+    A run ends with exit code 0 (done, or nothing to do), 2 (configuration), 3 (data contract or quality gate),
+    4 (model floor missed and no champion), 5 (another run holds the lake) or 1 (anything else), and with one line of
+    JSON on standard output.
+    """
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    for decorate in (
+        click.option("--dry-run", is_flag=True, help="Print what would be read and written, and stop."),
+        click.option("--force", is_flag=True, help="Make a new attempt though the same was done before."),
+        click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of the file, such as split.folds.count=5."),
+        click.option("--run-date", type=click.DateTime(["%Y-%m-%d"]), help="The only clock that touches data; default: the day after the latest event."),
+        click.option("--env", "environment", default="local", show_default=True, metavar="NAME", help="conf/env/NAME.yaml, or a path: where, and with what machines."),
+        click.argument("pipeline"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _command(job: str) -> click.Command:
+    def start(pipeline: str, environment: str, run_date: datetime | None, settings: tuple[str, ...], force: bool, dry_run: bool) -> None:
+        arguments = runtime.Arguments(pipeline, environment, run_date.date() if run_date else None, settings, force, dry_run)
+        sys.exit(runtime.execute(job, arguments))
+
+    return click.command(name=job, help=HELP[job])(_options(start))
+
+
+for _job in ("run", *runtime.JOBS, "check"):
+    cli.add_command(_command(_job))
+
+
+@cli.command()
+@click.argument("pipeline", required=False)
+@click.option("--env", "environment", default="local", show_default=True, metavar="NAME")
+def doctor(pipeline: str | None, environment: str) -> None:
+    """Say what is wrong with this installation, and the cure."""
+    from jobs import doctor as installation
+
+    sys.exit(installation.execute(pipeline, environment))
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Console entry point."""
+    return cli.main(arguments, prog_name="millrace")
+
+
+if __name__ == "__main__":
+    main()

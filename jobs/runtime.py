@@ -1,0 +1,155 @@
+"""The only main wrapper: arguments -> configuration -> session -> job -> one summary -> exit code.
+
+Nothing else catches `Exception`, configures logging or ends the process. The last line on standard output is one JSON object;
+the same object is written under `ops/outcomes/`, because YARN and Kubernetes lose exit codes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+from rich.console import Console
+
+from conf.load import Loaded, load
+from jobs import check, lease, plan, session
+from jobs.lake import Lake
+from jobs.progress import for_console
+from jobs.runs import Ledger, Outcome, Run
+from jobs.storage import Storage
+from transforms.errors import MillraceError
+
+JOBS = ("ingest", "features", "train", "evaluate", "promote", "score", "maintain")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What every job is started with."""
+
+    pipeline: str
+    environment: str = "local"
+    run_date: date | None = None
+    settings: Sequence[str] = ()
+    force: bool = False
+    dry_run: bool = False
+
+
+def execute(job: str, arguments: Arguments) -> int:
+    """Run one job, or `run` for all of them, and return the exit code; prints the summary."""
+    started = time.monotonic()
+    console = Console(stderr=True)
+    _log_to_standard_error(live=console.is_terminal)
+    summary: dict[str, Any] = {"job": job, "pipeline": None, "run_date": None}
+    storage: Storage | None = None
+    folder = ""
+    try:
+        loaded = load(arguments.pipeline, environment=arguments.environment, settings=arguments.settings)
+        summary["pipeline"] = loaded.pipeline.pipeline
+        with for_console(console) as progress:
+            spark = session.build(loaded.environment, app=f"millrace {job} {loaded.pipeline.pipeline}")
+            check.analyse(spark, loaded)
+            storage, folder = Storage(spark), f"{loaded.environment.lake}/ops/outcomes/{loaded.pipeline.pipeline}"
+            run = _run(spark, loaded, arguments, progress)
+            if arguments.dry_run:
+                sys.stdout.write(plan.describe(run, job) + "\n")
+                summary.update(outcome="planned")
+            else:
+                with lease.held(spark, loaded.environment.lake, loaded.pipeline.pipeline):
+                    outcomes = _job(job)(run)
+                summary.update(_summary(outcomes, run), outcome="unchanged" if all(o.unchanged for o in outcomes) else "done")
+        code = 0
+    except MillraceError as error:
+        code = error.exit_code
+        for problem in error.problems:
+            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        summary.update(outcome="failed", error=str(error))
+    except KeyboardInterrupt:
+        code = 1
+        summary.update(outcome="failed", error="interrupted")
+    except Exception as error:  # the one place that may: whatever is left is a bug, logged once with its traceback
+        code = 1
+        log.exception("%s stopped", job)
+        summary.update(outcome="failed", error=_first_line(error))
+    summary.update(exit_code=code, seconds=round(time.monotonic() - started, 1))
+    text = json.dumps(summary, sort_keys=True, default=str)
+    if storage is not None and not arguments.dry_run:
+        storage.write(f"{folder}/{summary['run_date'] or 'none'}-{job}.json", text)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+    return code
+
+
+def main(job: str) -> None:
+    """Entry of `spark-submit jobs/<job>.py PIPELINE [options]`: the same arguments as `millrace <job>`."""
+    from jobs.cli import cli
+
+    cli.main([job, *sys.argv[1:]], prog_name="millrace")
+
+
+def _run(spark: SparkSession, loaded: Loaded, arguments: Arguments, progress: Any) -> Run:
+    lake = Lake(spark, loaded.environment.lake)
+    return Run(
+        spark=spark,
+        pipeline=loaded.pipeline,
+        environment=loaded.environment,
+        lake=lake,
+        ledger=Ledger(lake, loaded.pipeline.pipeline),
+        asked_run_date=arguments.run_date,
+        force=arguments.force,
+        progress=progress,
+    )
+
+
+def _job(job: str) -> Callable[[Run], list[Outcome]]:
+    """The job's function, imported only now: MLflow and Great Expectations take seconds that other jobs need not wait."""
+    module = importlib.import_module("jobs.pipeline" if job == "run" else f"jobs.{job}")
+
+    def outcomes(run: Run) -> list[Outcome]:
+        result = module.run(run)
+        return result if isinstance(result, list) else [result]
+
+    return outcomes
+
+
+def _summary(outcomes: Sequence[Outcome], run: Run) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "run_date": str(run.run_date),
+        "rows_in": sum(o.rows_in or 0 for o in outcomes),
+        "rows_out": sum(o.rows_out or 0 for o in outcomes),
+        "tables": {table: version for o in outcomes for table, version in o.outputs.items()},
+    }
+    for outcome in outcomes:
+        if outcome.job in ("evaluate", "promote", "score", "report"):
+            summary[outcome.job] = outcome.details
+    return summary
+
+
+def _first_line(error: BaseException) -> str:
+    text = error.getCondition() if isinstance(error, PySparkException) else None
+    return f"{type(error).__name__}: {(text or str(error)).strip().splitlines()[0] if (text or str(error)).strip() else ''}"
+
+
+def _log_to_standard_error(*, live: bool) -> None:
+    """Plain lines where nobody watches; on a terminal the live view speaks, and the log keeps to warnings."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.WARNING if live else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
+    )
+    # Libraries that talk at INFO, and Spark's query-context loggers, whose lines carry row values whatever the level.
+    for name in ("py4j", "great_expectations", "mlflow", "alembic", "matplotlib", "XGBoost-PySpark", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
