@@ -1,28 +1,13 @@
 """The errors that a user can cause, by family. Each carries the exit code of the process that ends with it.
 
-Messages are sentences: where, what was expected, what was found, what to do. `problems` holds one sentence each
-when several of one kind were found together.
+The two that a configuration needs live in `conf.errors`, which imports nothing of ours; they are named here with the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from conf.errors import ConfigError, MillraceError
 
-
-class MillraceError(Exception):
-    """Base of all expected failures; anything else is a bug and exits 1."""
-
-    exit_code = 1
-
-    def __init__(self, message: str | Sequence[str]) -> None:
-        self.problems: tuple[str, ...] = (message,) if isinstance(message, str) else tuple(message)
-        super().__init__("\n".join(self.problems))
-
-
-class ConfigError(MillraceError, ValueError):
-    """The pipeline file, the environment or an argument is wrong."""
-
-    exit_code = 2
+__all__ = ["ConfigError", "ContractError", "MillraceError", "ModelError", "QualityError", "RefusedError"]
 
 
 class ContractError(MillraceError, ValueError):
