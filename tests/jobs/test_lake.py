@@ -1,0 +1,100 @@
+"""The lake on real Delta tables: once per transaction, exact versions, contracts; delta-rs reads the same rows."""
+
+from __future__ import annotations
+
+import pytest
+from deltalake import DeltaTable as RustTable
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.testing import assertDataFrameEqual
+
+from jobs.lake import Lake, Transaction
+from transforms.contracts import Contract, Field
+from transforms.errors import ContractError
+
+TABLE = Contract(
+    "silver/shop_orders",
+    (Field("order", "int", "number of the order", True), Field("state", "string", "where it stands")),
+    ("order",),
+)
+
+
+@pytest.fixture
+def lake(spark: SparkSession, lake_root: str) -> Lake:
+    return Lake(spark, str(lake_root))
+
+
+def orders(spark: SparkSession, *rows: tuple[int, str]) -> DataFrame:
+    return spark.createDataFrame(list(rows), TABLE.schema).repartition(2)
+
+
+@pytest.mark.quick
+def test_append_writes_once_per_transaction(spark: SparkSession, lake: Lake) -> None:
+    """The second append under the same id writes nothing and gives back the first commit."""
+    first = lake.append(orders(spark, (1, "new"), (2, "new")), TABLE, Transaction("a", 1), {"files": 3})
+    again = lake.append(orders(spark, (9, "other")), TABLE, Transaction("a", 1), {"files": 9})
+
+    assert (first.rows, first.skipped, first.metadata["files"]) == (2, False, 3)
+    assert (again.version, again.rows, again.skipped, again.metadata) == (first.version, 2, True, first.metadata)
+    assertDataFrameEqual(lake.read(TABLE), orders(spark, (1, "new"), (2, "new")))
+
+
+def test_a_commit_is_found_after_later_commits_and_a_restore(spark: SparkSession, lake: Lake) -> None:
+    """RESTORE does not undo a transaction id: the same attempt stays done, the next attempt writes."""
+    first = lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 1))
+    lake.append(orders(spark, (2, "new")), TABLE, Transaction("b", 1))
+    lake.restore(TABLE, first.version - 1)
+
+    assert lake.read(TABLE).count() == 0
+    assert lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 1)).skipped
+    assert not lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 2)).skipped
+    assertDataFrameEqual(lake.read(TABLE), orders(spark, (1, "new")))
+
+
+def test_merge_replaces_known_keys_and_inserts_the_rest(spark: SparkSession, lake: Lake) -> None:
+    """`update` keeps stored rows that do not meet it; a repeated merge changes nothing; its settings do not leak."""
+    lake.append(orders(spark, (1, "new"), (2, "paid")), TABLE, Transaction("a", 1))
+    change = orders(spark, (1, "paid"), (2, "new"), (3, "new"))
+
+    commit = lake.merge(change, TABLE, Transaction("m", 1), update="target.state = 'new'")
+    again = lake.merge(change, TABLE, Transaction("m", 1), update="target.state = 'new'")
+    later = lake.append(orders(spark, (4, "new")), TABLE, Transaction("c", 1))
+
+    assert (commit.rows, commit.skipped, again.skipped, later.skipped) == (2, False, True, False)
+    assertDataFrameEqual(lake.read(TABLE), orders(spark, (1, "paid"), (2, "paid"), (3, "new"), (4, "new")))
+
+
+def test_every_version_stays_readable_and_delta_rs_agrees(spark: SparkSession, lake: Lake) -> None:
+    """An independent reader of the format finds the same rows at the same version."""
+    one = lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 1))
+    two = lake.replace(orders(spark, (2, "new")), TABLE, Transaction("r", 1))
+    lake.delete(TABLE, "order = 2", Transaction("d", 1))
+
+    for commit, rows in ((one, [{"order": 1, "state": "new"}]), (two, [{"order": 2, "state": "new"}])):
+        assertDataFrameEqual(lake.read(TABLE, commit.version), spark.createDataFrame(rows, TABLE.schema))
+        assert RustTable(lake.path(TABLE), version=commit.version).to_pyarrow_table().to_pylist() == rows
+    assert lake.read(TABLE).count() == 0
+
+
+@pytest.mark.quick
+def test_an_absent_table_or_version_is_a_sentence(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(ContractError) as absent:
+        lake.read(TABLE)
+    assert str(absent.value) == (
+        f"{lake.path(TABLE)}: expected a Delta table, found none. Run the job that writes it first."
+    )
+    lake.create(TABLE)
+    with pytest.raises(ContractError) as gone:
+        lake.read(TABLE, 7)
+    assert str(gone.value) == (
+        f"{lake.path(TABLE)}: version 7 cannot be read (the latest is 0): DELTA_VERSION_NOT_FOUND."
+        " Its log or files are gone; run the job that wrote it with --force."
+    )
+
+
+@pytest.mark.quick
+def test_a_frame_that_breaks_its_contract_is_refused_with_all_differences(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(ContractError) as refused:
+        lake.append(spark.createDataFrame([("x",)], "order string"), TABLE, Transaction("a", 1))
+    assert str(refused.value) == (
+        "silver/shop_orders: 2 difference(s) from its contract: 'order' is string, expected int; missing column 'state' (string)."
+    )

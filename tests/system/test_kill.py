@@ -1,0 +1,87 @@
+"""A run that is killed between any two jobs, started again with the same command, ends as an unbroken run does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system import deliveries, lakes
+
+JOBS = ("ingest.parcels", "features", "train", "evaluate", "promote", "score")
+
+# What differs between two runs by nature: clocks, seconds, and MLflow's run ids in the details.
+CLOCKS = ("recorded_at", "seconds", "details", "inputs", "outputs")
+
+pytestmark = pytest.mark.slow
+
+
+def millrace(folder: Path, environment: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "jobs.cli", "run", str(folder / "parcels.yaml"), "--env", str(environment)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(folder: Path, environment: Path) -> str:
+    process = millrace(folder, environment)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+def kill_after(folder: Path, environment: Path, line: str) -> None:
+    """Start the run and SIGKILL its whole process group (driver, JVM, workers) once it has logged `line`."""
+    process = millrace(folder, environment)
+    assert process.stderr is not None
+    seen = []
+    for text in process.stderr:
+        seen.append(text)
+        if line in text:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.stderr.close()
+    assert process.wait(timeout=60) == -signal.SIGKILL, "".join(seen)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    deliveries.write(tmp_path / "raw")
+    (tmp_path / "parcels.yaml").write_text(deliveries.PIPELINE)
+    return tmp_path
+
+
+def same_lakes(left: Path, right: Path) -> None:
+    ours, theirs = lakes.tables(left), lakes.tables(right)
+    assert sorted(ours) == sorted(theirs)
+    for name, table in ours.items():
+        assert lakes.checksum(table, CLOCKS) == lakes.checksum(theirs[name], CLOCKS), name
+
+
+def test_killed_between_all_jobs(folder: Path) -> None:
+    """One lake survives a SIGKILL at every boundary in turn; it then equals the lake of an unbroken run, and a further run writes nothing."""
+    whole = deliveries.write_environment(folder, "whole")
+    finish(folder, whole)
+
+    broken = deliveries.write_environment(folder, "broken")
+    for job in JOBS:
+        kill_after(folder, broken, f"{job}: rows_in=")
+    finish(folder, broken)
+    same_lakes(folder / "whole", folder / "broken")
+
+    before = lakes.versions(folder / "broken")
+    assert '"outcome": "unchanged"' in finish(folder, broken).splitlines()[-1]
+    assert lakes.versions(folder / "broken") == before
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_inside_a_job(folder: Path, job: str) -> None:
+    """Killed as soon as a job has started, whatever it had written by then."""
+    whole, broken = deliveries.write_environment(folder, "whole"), deliveries.write_environment(folder, "broken")
+    finish(folder, whole)
+    kill_after(folder, broken, f"{job}: started")
+    finish(folder, broken)
+    same_lakes(folder / "whole", folder / "broken")
