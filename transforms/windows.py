@@ -1,0 +1,191 @@
+"""Trailing windows: aggregates of the events that were known in the time before each query, in linear time.
+
+A window of width W at query row r aggregates the events s with equal key and `as_of(r) - W <= known_at(s) < as_of(r)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+from conf.schema import Duration
+from transforms.arrays import Ranges, canonical_within_ties, runs
+from transforms.errors import ContractError
+from transforms.time_buckets import Sides, bring_together, bucket_width, key_names, problems_of_sides, sides, whole_buckets
+
+FUNCTIONS = ("count", "sum", "avg", "min", "max", "variance", "stddev", "last")
+_OF_NUMBERS = ("sum", "avg", "variance", "stddev")
+_OF_ORDERED = ("min", "max", "last")
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One aggregate: `function` of FUNCTIONS over an events column; `column` None, with count, counts rows."""
+
+    function: str
+    column: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """One column of the result: which function, of which carried column (None: rows), over which width."""
+
+    name: str
+    function: str
+    carried: str | None
+    width: Duration
+
+
+def trailing(
+    queries: DataFrame,
+    events: DataFrame,
+    *,
+    by: Mapping[str, str],
+    as_of: str,
+    known_at: str,
+    widths: Sequence[Duration],
+    aggregates: Sequence[Aggregate],
+    name: Callable[[str, Duration], str],
+) -> DataFrame:
+    """The queries, each row once and unchanged, and one column per aggregate and width, named `name(aggregate.name, width)`.
+
+    `by` maps columns of the queries to the events' key columns; a null in a key, in `as_of` or in `known_at` matches nothing.
+    Without events in the window a count is 0, any other aggregate null. Nulls are left out, NaN and infinities count as
+    they do in SQL. count is bigint; sum is bigint of whole numbers (exact) and double of others, decimals included; avg,
+    variance and stddev (of the sample: null below two values) are double; min, max and last keep the column's type. last is
+    the latest value that is not null, the largest of those known at the same instant.
+
+    Results do not depend on the order or partitioning of either frame. A task holds in memory the events of one key over
+    twice the widest width, beside some half a million rows.
+
+    Raises:
+        ContractError: a column is absent, or its type does not fit its role; all problems are listed.
+    """
+    _check(queries, events, by=by, as_of=as_of, known_at=known_at, widths=widths, aggregates=aggregates, name=name)
+    carried: dict[str, Column] = {}
+    slots = [_slot(events, aggregate, carried) for aggregate in aggregates]
+    readings = [_Reading(name(a.name, w), a.function, slot, w) for a, slot in zip(aggregates, slots, strict=True) for w in widths]
+    reach = max(width.length for width in widths)
+    both = bring_together(queries, events, by=by, as_of=as_of, known_at=known_at, reach=reach, carried=carried)
+    types = {a.name: _type(a, events) for a in aggregates}
+    added = [T.StructField(name(a.name, width), types[a.name]) for a in aggregates for width in widths]
+    compute = _computation(key_names(by), tuple(carried), readings, bucket_width(reach))
+    return both.mapInArrow(compute, T.StructType([*queries.schema.fields, *added]))
+
+
+def _check(
+    queries: DataFrame,
+    events: DataFrame,
+    *,
+    by: Mapping[str, str],
+    as_of: str,
+    known_at: str,
+    widths: Sequence[Duration],
+    aggregates: Sequence[Aggregate],
+    name: Callable[[str, Duration], str],
+) -> None:
+    reach = max((width.length for width in widths), default=Duration.model_validate("1 second").length)
+    problems = problems_of_sides(queries, events, by=by, as_of=as_of, known_at=known_at, reach=reach)
+    if not widths or not aggregates:
+        problems.append("expected at least one width and one aggregate")
+    for aggregate in aggregates:
+        problems += _problem(aggregate, events)
+    taken = [column.lower() for column in queries.columns]
+    for added in (name(a.name, width) for a in aggregates for width in widths):
+        if added.lower() in taken:
+            problems.append(f"{added!r} is already a column: give the aggregate another name")
+        taken.append(added.lower())
+    if problems:
+        raise ContractError([f"trailing windows: {problem}." for problem in problems])
+
+
+def _problem(aggregate: Aggregate, events: DataFrame) -> list[str]:
+    what = f"{aggregate.function}({aggregate.column or '*'})"
+    if aggregate.function not in FUNCTIONS:
+        return [f"{what} is not known: expected one of {', '.join(FUNCTIONS)}"]
+    if aggregate.column is None:
+        return [] if aggregate.function == "count" else [f"{what} needs a column: only count may do without"]
+    if aggregate.column not in events.columns:
+        return [f"{what}: no column {aggregate.column!r} among the events"]
+    found = events.schema[aggregate.column].dataType
+    if aggregate.function in _OF_NUMBERS and not isinstance(found, T.NumericType):
+        return [f"{what}: {aggregate.column!r} is {found.simpleString()}, expected a number"]
+    if aggregate.function in _OF_ORDERED and not isinstance(found, T.AtomicType):
+        return [f"{what}: {aggregate.column!r} is {found.simpleString()}, expected a plain value that has an order"]
+    return []
+
+
+def _slot(events: DataFrame, aggregate: Aggregate, carried: dict[str, Column]) -> str | None:
+    """The carried column that the aggregate reads, added to `carried` if new: only what it needs travels, once."""
+    if aggregate.column is None:
+        return None
+    column = events[aggregate.column]
+    if aggregate.function == "count":
+        kind, value = "known", F.when(column.isNotNull(), F.lit(True))
+    elif aggregate.function in _OF_ORDERED:
+        kind, value = "value", column
+    else:
+        whole = isinstance(events.schema[aggregate.column].dataType, T.IntegralType)
+        kind, value = "number", column.cast("long" if whole else "double")
+    slot = f"{kind}_of_{events.columns.index(aggregate.column)}"
+    carried[slot] = value
+    return slot
+
+
+def _type(aggregate: Aggregate, events: DataFrame) -> T.DataType:
+    if aggregate.function == "count" or aggregate.column is None:
+        return T.LongType()
+    found = events.schema[aggregate.column].dataType
+    if aggregate.function in _OF_ORDERED:
+        return found
+    return T.LongType() if aggregate.function == "sum" and isinstance(found, T.IntegralType) else T.DoubleType()
+
+
+def _computation(
+    keys: Sequence[str], carried: Sequence[str], readings: Sequence[_Reading], width: int
+) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """What runs in the workers: whole buckets in, their queries with the aggregates out."""
+
+    def compute(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for table in whole_buckets(batches, width):
+            both = sides(table, keys, carried, width)
+            answer = both.queries
+            for name, column in zip((r.name for r in readings), _read(both, carried, readings, width), strict=True):
+                answer = answer.append_column(name, column)
+            yield from answer.to_batches(max_chunksize=1 << 16)
+
+    return compute
+
+
+def _read(both: Sides, carried: Sequence[str], readings: Sequence[_Reading], width: int) -> list[pa.Array]:
+    ranges = _ranges(both, carried, width)
+    ends = both.ends()
+    starts = {length: both.starts(length, ends) for length in {reading.width.length for reading in readings}}
+    answers = []
+    for reading in readings:
+        start = starts[reading.width.length]
+        if reading.carried is None:
+            answers.append(pa.array(ends - start, pa.int64()))
+        else:
+            column = ranges[reading.carried]
+            answers.append(getattr(column, reading.function)(*column.among_valid(start, ends)))
+    return answers
+
+
+def _ranges(both: Sides, carried: Sequence[str], width: int) -> dict[str, Ranges]:
+    instant = runs(both.event_codes)
+    columns = {name: both.events.column(name).combine_chunks() for name in carried}
+    floating = [
+        values.fill_null(0.0).to_numpy(zero_copy_only=False) for values in columns.values() if pa.types.is_floating(values.type)
+    ]
+    order = canonical_within_ties(instant, floating)
+    group = both.event_codes // (2 * width)
+    shuffled = bool(np.any(order[1:] < order[:-1]))
+    return {name: Ranges(values.take(order) if shuffled else values, group, instant) for name, values in columns.items()}
