@@ -157,6 +157,11 @@ class Source(Spec):
         return "csv"
 
     @property
+    def all_columns(self) -> list[str]:
+        """Those of the file, then the derived ones: what expressions over the source may use."""
+        return [*self.columns, *self.derive]
+
+    @property
     def outcome_columns(self) -> dict[str, Outcome]:
         """Column name -> the outcome entry that gates it."""
         return {column: outcome for outcome in self.outcomes for column in outcome.columns}
@@ -239,6 +244,11 @@ class Features(Spec):
     @property
     def spine_source(self) -> str:
         return self.spine if isinstance(self.spine, str) else self.spine.entities
+
+    @property
+    def has_time(self) -> bool:
+        """Whether each row has a moment of decision."""
+        return self.as_of is not None or isinstance(self.spine, PeriodicSpine)
 
 
 class TestPart(Spec):
