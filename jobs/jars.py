@@ -11,13 +11,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf
+from pyspark.errors import PySparkRuntimeError
 from pyspark.java_gateway import launch_gateway
 
 from transforms.errors import MillraceError
@@ -86,18 +88,21 @@ def ensure(group: str = "delta", cache: Path | None = None, *, lock: Path = LOCK
     missing = [jar for jar in jars if not (folder / jar.file_name).exists()]
     if missing:
         _resolve(missing, folder)
-    wrong = [problem for jar in jars if (problem := mismatch(jar, folder / jar.file_name))]
+    wrong = [(jar, found) for jar in jars if (found := sha256(folder / jar.file_name)) != jar.sha256]
     if wrong:
-        raise JarError(wrong)
+        raise JarError(
+            [
+                f"{folder / jar.file_name}: expected sha256 {jar.sha256} for {jar.coordinates}, found {found}. Remove the file;"
+                " the next start fetches it again."
+                for jar, found in wrong
+            ]
+        )
     return [folder / jar.file_name for jar in jars]
 
 
-def mismatch(jar: Jar, file: Path) -> str | None:
-    """The sentence that says how a file differs from the locked one, None when it does not."""
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found == jar.sha256:
-        return None
-    return f"{file}: expected sha256 {jar.sha256} for {jar.coordinates}, found {found}. Remove the file and run `python -m jobs.jars {jar.group}`."
+def sha256(file: Path) -> str:
+    """The digest of a file, in hexadecimal as in the lock."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _resolve(jars: Sequence[Jar], folder: Path) -> None:
@@ -110,12 +115,13 @@ def _resolve(jars: Sequence[Jar], folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".resolve-") as ivy:
         _run_resolver([jar.coordinates for jar in jars], ivy)
         files = [Path(ivy, "jars", jar.file_name) for jar in jars]
-        wrong = [problem for jar, file in zip(jars, files, strict=True) if (problem := mismatch(jar, file))]
+        wrong = [(jar, found) for jar, file in zip(jars, files, strict=True) if (found := sha256(file)) != jar.sha256]
         if wrong:
             raise JarError(
                 [
-                    f"Downloaded {problem.rsplit(' Remove', 1)[0]} The repository serves another file."
-                    for problem in wrong
+                    f"{jar.coordinates}: expected a file with sha256 {jar.sha256}, the repository serves one with {found}. Nothing"
+                    " was kept; check which repository is asked."
+                    for jar, found in wrong
                 ]
             )
         for jar, file in zip(jars, files, strict=True):
@@ -125,7 +131,9 @@ def _resolve(jars: Sequence[Jar], folder: Path) -> None:
 def _run_resolver(coordinates: Sequence[str], ivy: str) -> None:
     """Fill `ivy`/jars. Uses `spark.jars.ivySettings` of spark-defaults.conf where a company names its own mirror there."""
     # The resolver reports to both streams; standard output belongs to the caller.
-    gateway = launch_gateway(SparkConf(), popen_kwargs={"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL})
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with java_starts():
+        gateway = launch_gateway(SparkConf(loadDefaults=False), popen_kwargs=streams)  # type: ignore[no-untyped-call]
     try:
         jvm = gateway.jvm
         settings = jvm.org.apache.spark.SparkConf().get("spark.jars.ivySettings", str(IVY_SETTINGS))
@@ -145,11 +153,25 @@ def _run_resolver(coordinates: Sequence[str], ivy: str) -> None:
             gateway.proc.wait()
 
 
+@contextmanager
+def java_starts() -> Iterator[None]:
+    """Around what starts a JVM: says in a sentence that it did not start."""
+    try:
+        yield
+    except PySparkRuntimeError as error:
+        if error.getCondition() != "JAVA_GATEWAY_EXITED":
+            raise
+        raise MillraceError(
+            "Java did not start. Expected Java 17 or 21 as JAVA_HOME or on the PATH, and as much memory as the environment's"
+            " driver_memory says; `millrace doctor` says what was found."
+        ) from error
+
+
 def main(groups: Sequence[str]) -> int:
     """Fill the cache and print the paths; returns the exit code."""
     try:
         paths = [path for group in groups or ["delta"] for path in ensure(group)]
-    except JarError as error:
+    except MillraceError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     sys.stdout.write(",".join(str(path) for path in paths) + "\n")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from conf.schema import Environment
@@ -15,11 +17,11 @@ from jobs import jars
 from transforms.errors import ConfigError
 
 LOG4J = Path(str(resources.files("conf") / "log4j2.properties"))
+EXTENSIONS, DELTA = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
 SENSITIVE = "secret|password|token|access[.]?key|credential|api_?key|pepper|hmac|jceks|connection.?string"
 
-# What is computed rests on these, so neither an environment nor spark-submit can change them.
-MEANING = {
-    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+# What is computed, kept and shown rests on these: neither an environment nor spark-submit can change them.
+FIXED = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
@@ -40,142 +42,152 @@ MEANING = {
 DEFAULTS = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",  # jobs.progress shows progress
-    "spark.sql.window.segmentTree.enabled": "true",
+    "spark.sql.window.segmentTree.enabled": "true",  # off by default: long SQL windows cost width x rows without it
 }
 
 
 def build(environment: Environment, *, app: str) -> SparkSession:
-    """The session of this process, started when there is none; the one there is reused with our settings.
+    """The session of this process, started when there is none.
 
     Under spark-submit its master, jars, memory and --conf win over the environment's.
 
     Raises:
-        ConfigError: Spark Connect is asked for, a setting would change what is computed, or the cluster lacks Delta.
+        ConfigError: Spark Connect is asked for, Spark does not start with these settings, a setting would change what is
+            computed, or the session that is running lacks Delta.
         JarError: the Delta jars cannot be had.
+        MillraceError: Java does not start.
     """
     _refuse_connect(environment)
-    _refuse_changed_meaning(environment)
+    _refuse_changes(environment)
     running = SparkSession.getActiveSession()
     if running is not None:
-        return _adopt(running)
+        return _checked(running)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ
     builder = SparkSession.builder.appName(app)
-    for name, value in settings(environment, submitted=submitted).items():
+    for name, value in settings(environment, given=_given() if submitted else None).items():
         builder = builder.config(name, value)
     if not submitted:
         _set_process_environment(environment)
-    spark = builder.getOrCreate()
-    return _adopt(spark)
+    try:
+        with jars.java_starts():
+            return _checked(builder.getOrCreate())
+    except Py4JJavaError as error:
+        raise ConfigError(
+            f"Environment {environment.name}: Spark did not start with master {environment.master}: {error.java_exception.getMessage()}"
+        ) from error
 
 
-def settings(environment: Environment, *, submitted: bool = False) -> dict[str, str]:
-    """Every Spark setting of a session in this environment.
+def settings(environment: Environment, *, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Every Spark setting that a session of this environment is built with.
 
-    With `submitted` only those that change what is computed: spark-submit has decided the rest before Python started.
+    Args:
+        given: what spark-submit was told, None without spark-submit. Those settings are left as they are; it has also
+            started the JVM, so that memory and jars are its business.
     """
-    if submitted:
-        from pyspark import SparkConf, SparkContext
-
-        SparkContext._ensure_initialized()
-        given = SparkConf(_jvm=SparkContext._jvm)
-        sizes = {**DEFAULTS, **environment.spark}
-        return {**{name: value for name, value in sizes.items() if not given.contains(name)}, **MEANING}
-    chosen = {
-        "spark.master": environment.master,
-        "spark.driver.memory": environment.driver_memory,
-        "spark.jars": ",".join(str(path) for path in jars.ensure("delta")),
-        **DEFAULTS,
-        **(_local(environment) if _is_local(environment) else {}),
-        **environment.spark,
-        **MEANING,
-    }
-    if "spark.jars" in environment.spark:
-        chosen["spark.jars"] = ",".join(
-            [environment.spark["spark.jars"], *(str(path) for path in jars.ensure("delta"))]
-        )
-    return chosen
+    master = environment.master if given is None else given.get("spark.master", environment.master)
+    chosen = {**DEFAULTS, **(_local(master) if _is_local(master) else {}), **environment.spark}
+    extensions = [
+        *environment.spark.get(EXTENSIONS, "").split(","),
+        *(given or {}).get(EXTENSIONS, "").split(","),
+        DELTA,
+    ]
+    if given is None:
+        files = [environment.spark.get("spark.jars", ""), *(str(path) for path in jars.ensure("delta"))]
+        chosen |= {
+            "spark.master": master,
+            "spark.driver.memory": environment.driver_memory,
+            "spark.jars": ",".join(file for file in files if file),
+        }
+    else:
+        chosen = {name: value for name, value in chosen.items() if name not in given}
+    return {**chosen, **FIXED, EXTENSIONS: ",".join(dict.fromkeys(name for name in extensions if name))}
 
 
-def _is_local(environment: Environment) -> bool:
-    return environment.master.startswith("local")
+def _given() -> dict[str, str]:
+    """What spark-submit was told: it hands its settings over as system properties of the JVM that it has started."""
+    SparkContext._ensure_initialized()
+    return dict(SparkConf(_jvm=SparkContext._jvm).getAll())
 
 
-def _local(environment: Environment) -> dict[str, str]:
+def _is_local(master: str) -> bool:
+    return master.partition("[")[0] == "local"
+
+
+def _local(master: str) -> dict[str, str]:
     """One machine, small tables: 200 shuffle partitions and Delta's 50 snapshot tasks would cost more than the work."""
-    cores = environment.master.partition("[")[2].partition(",")[0].rstrip("]")
+    cores = master.partition("[")[2].partition(",")[0].rstrip("]")
     count = int(cores) if cores.isdigit() else len(os.sched_getaffinity(0)) if cores == "*" else 1
     return {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
         "spark.sql.shuffle.partitions": str(2 * count),
         "spark.databricks.delta.snapshotPartitions": "2",
+        # The default sends VACUUM's listing through 10,000 tasks: 30 s for a tiny table.
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
         "spark.sql.warehouse.dir": str(jars.cache_folder().parent / "warehouse"),  # stays empty: tables are paths
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
     }
 
 
 def _set_process_environment(environment: Environment) -> None:
     """Python workers run this interpreter; in local mode every port, the UI's too, is bound to loopback."""
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    if _is_local(environment):
+    if _is_local(environment.master):
         os.environ["PYSPARK_PYTHON"] = sys.executable
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+        os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    else:
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 
 
 def _refuse_connect(environment: Environment) -> None:
-    remote = (
-        "SPARK_REMOTE" in os.environ or "spark.remote" in environment.spark or environment.master.startswith("sc://")
-    )
-    if (
-        remote
-        or "SPARK_CONNECT_MODE_ENABLED" in os.environ
-        or environment.spark.get("spark.api.mode", "classic") != "classic"
-    ):
+    remote = "spark.remote" in environment.spark or environment.master.startswith("sc://")
+    remote = remote or environment.spark.get("spark.api.mode", "classic") != "classic"
+    if remote or not {"SPARK_REMOTE", "SPARK_CONNECT_MODE_ENABLED"}.isdisjoint(os.environ):
         raise ConfigError(
-            f"Environment {environment.name}: expected a classic Spark session, found Spark Connect, which neither MLlib, Delta nor"
-            " Great Expectations support fully. Unset SPARK_REMOTE and spark.remote, and name a master such as local[*], yarn or"
-            " spark://host:7077."
+            f"Environment {environment.name}: expected a classic Spark session, found Spark Connect, which MLlib's tuning and Great"
+            " Expectations do not support. Unset SPARK_REMOTE, spark.remote and spark.api.mode, and name a master such as"
+            " local[*], yarn or spark://host:7077."
         )
 
 
-def _refuse_changed_meaning(environment: Environment) -> None:
-    changed = [name for name, value in MEANING.items() if environment.spark.get(name, value) != value]
+def _refuse_changes(environment: Environment) -> None:
+    changed = [name for name, value in FIXED.items() if environment.spark.get(name, value) != value]
     if changed:
         raise ConfigError(
             [
-                f"Environment {environment.name}: {name}: expected {MEANING[name]}, found {environment.spark[name]}. Results rest on"
-                " this setting: remove it."
+                f"Environment {environment.name}: {name}: expected {FIXED[name]}, found {environment.spark[name]}. Results rest on"
+                " this setting; remove it."
                 for name in changed
             ]
         )
 
 
-def _adopt(spark: SparkSession) -> SparkSession:
-    """Check that Delta is there, and fix the settings that can still be fixed in a session that others started."""
+def _checked(spark: SparkSession) -> SparkSession:
+    """The session with our settings; it may have been started by others.
+
+    Raises:
+        ConfigError: Delta is not on its class path, or a setting that is fixed at the start differs.
+    """
     jvm = spark._jvm
     assert jvm is not None
     try:
-        jvm.org.apache.spark.util.Utils.classForName(MEANING["spark.sql.catalog.spark_catalog"], True, False)
+        jvm.org.apache.spark.util.Utils.classForName(DELTA, True, False)
     except Py4JJavaError as error:
         raise ConfigError(
             "The Spark session that is running has no Delta on its class path; expected the jars of conf/jars.lock. Start it with"
             ' spark-submit --jars "$(python -m jobs.jars)".'
         ) from error
-    fixed = [
-        name
-        for name, value in MEANING.items()
-        if spark.conf.get(name, None) != value and not spark.conf.isModifiable(name)
-    ]
-    if fixed:
+    differing = {name: value for name, value in FIXED.items() if spark.conf.get(name, None) != value}
+    late = [name for name in differing if not spark.conf.isModifiable(name)]
+    if DELTA not in str(spark.conf.get(EXTENSIONS, "")).split(","):
+        late.append(EXTENSIONS)
+    if late:
         raise ConfigError(
             [
-                f"The Spark session that is running has {name}={spark.conf.get(name, None)}; expected {MEANING[name]}, which can be set"
-                " only at its start."
-                for name in fixed
+                f"The Spark session that is running has {name}={spark.conf.get(name, None)}; expected {FIXED.get(name, DELTA)}, which"
+                " can be set only at its start: let millrace start the session."
+                for name in late
             ]
         )
-    for name, value in MEANING.items():
-        if spark.conf.get(name, None) != value:
-            spark.conf.set(name, value)
+    for name, value in differing.items():
+        spark.conf.set(name, value)
     return spark

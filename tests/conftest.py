@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -47,3 +49,30 @@ def _quiet_query_context() -> None:
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("py4j").setLevel(logging.ERROR)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--json", metavar="FILE", help="write the outcome and seconds of every test to this file")
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Write `--json`: {exit, counts, tests: [{test, outcome, seconds, message}]}."""
+    target = config.getoption("--json")
+    if not target:
+        return
+    outcomes = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
+    tests = [
+        {
+            "test": report.nodeid,
+            "outcome": outcome,
+            "seconds": round(report.duration, 2),
+            # A skip carries (file, line, reason), a failure its traceback.
+            "message": report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext,
+        }
+        for outcome in outcomes
+        for report in terminalreporter.stats.get(outcome, [])
+    ]
+    counts = {outcome: len(terminalreporter.stats.get(outcome, [])) for outcome in outcomes}
+    summary = {"exit": int(exitstatus), "counts": counts, "tests": sorted(tests, key=lambda test: test["test"])}
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
+    Path(target).write_text(json.dumps(summary, indent=1) + "\n")
