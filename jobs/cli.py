@@ -39,9 +39,26 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     for decorate in (
         click.option("--dry-run", is_flag=True, help="Print what would be read and written, and stop."),
         click.option("--force", is_flag=True, help="Make a new attempt though the same was done before."),
-        click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of the file, such as split.folds.count=5."),
-        click.option("--run-date", type=click.DateTime(["%Y-%m-%d"]), help="The only clock that touches data; default: the day after the latest event."),
-        click.option("--env", "environment", default="local", show_default=True, metavar="NAME", help="conf/env/NAME.yaml, or a path: where, and with what machines."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Override a setting of the file, such as split.folds.count=5.",
+        ),
+        click.option(
+            "--run-date",
+            type=click.DateTime(["%Y-%m-%d"]),
+            help="The only clock that touches data; default: the day after the latest event.",
+        ),
+        click.option(
+            "--env",
+            "environment",
+            default="local",
+            show_default=True,
+            metavar="NAME",
+            help="conf/env/NAME.yaml, or a path: where, and with what machines.",
+        ),
         click.argument("pipeline"),
     ):
         command = decorate(command)
@@ -49,8 +66,17 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _command(job: str) -> click.Command:
-    def start(pipeline: str, environment: str, run_date: datetime | None, settings: tuple[str, ...], force: bool, dry_run: bool) -> None:
-        arguments = runtime.Arguments(pipeline, environment, run_date.date() if run_date else None, settings, force, dry_run)
+    def start(
+        pipeline: str,
+        environment: str,
+        run_date: datetime | None,
+        settings: tuple[str, ...],
+        force: bool,
+        dry_run: bool,
+    ) -> None:
+        arguments = runtime.Arguments(
+            pipeline, environment, run_date.date() if run_date else None, settings, force, dry_run
+        )
         sys.exit(runtime.execute(job, arguments))
 
     return click.command(name=job, help=HELP[job])(_options(start))

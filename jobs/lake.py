@@ -89,7 +89,9 @@ class Lake:
         """
         latest = self.version(contract)
         if latest is None:
-            raise ContractError(f"{self.path(contract)}: expected a Delta table, found none. Run the job that writes it first.")
+            raise ContractError(
+                f"{self.path(contract)}: expected a Delta table, found none. Run the job that writes it first."
+            )
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
@@ -182,7 +184,12 @@ class Lake:
         return int(self._snapshot(contract).version())
 
     def _write(
-        self, frame: DataFrame, contract: Contract, transaction: Transaction, metadata: Mapping[str, Any] | None, mode: str
+        self,
+        frame: DataFrame,
+        contract: Contract,
+        transaction: Transaction,
+        metadata: Mapping[str, Any] | None,
+        mode: str,
     ) -> Commit:
         self.create(contract)
         earlier = self.committed(contract, transaction)
@@ -209,7 +216,9 @@ class Lake:
             return _commit(contract, row, metadata, skipped=False)
         commit = self.committed(contract, transaction)
         if commit is None:
-            raise ContractError(f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log.")
+            raise ContractError(
+                f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log."
+            )
         return Commit(commit.table, commit.version, commit.rows, False, commit.metadata, commit.metrics)
 
     def _history(self, contract: Contract, limit: int | None) -> list[Row]:
@@ -227,11 +236,15 @@ class Lake:
 
 
 def _metadata(transaction: Transaction, metadata: Mapping[str, Any] | None) -> str:
-    return json.dumps({**(metadata or {}), "app_id": transaction.app_id, "attempt": transaction.version}, sort_keys=True)
+    return json.dumps(
+        {**(metadata or {}), "app_id": transaction.app_id, "attempt": transaction.version}, sort_keys=True
+    )
 
 
 def _commit(contract: Contract, row: Row, metadata: dict[str, Any], *, skipped: bool) -> Commit:
-    metrics = {name: int(value) for name, value in (row["operationMetrics"] or {}).items() if value.lstrip("-").isdigit()}
+    metrics = {
+        name: int(value) for name, value in (row["operationMetrics"] or {}).items() if value.lstrip("-").isdigit()
+    }
     if "numTargetRowsInserted" in metrics:
         rows: int | None = metrics["numTargetRowsInserted"] + metrics.get("numTargetRowsUpdated", 0)
     else:

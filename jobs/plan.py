@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from jobs import ingest
 from jobs.runs import Run
 
 SILVER, QUARANTINE = "silver/{p}_{s}", "quarantine/{p}_{s}"
@@ -28,18 +29,16 @@ TABLES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 ORDER = ("ingest", "features", "train", "evaluate", "promote", "score")
 
 
-def describe(run: Run, job: str, *, list_files: Callable[[Run], Mapping[str, list[str]]]) -> str:
-    """A text with one paragraph a job: raw files by source (ingest alone lists them), tables read, tables written.
-
-    Args:
-        list_files: source -> raw files that are there now and were not taken before.
-    """
+def describe(run: Run, job: str) -> str:
+    """A text with one paragraph a job: raw files by source (ingest alone lists them), tables read, tables written."""
     paragraphs = []
     for name in ORDER if job == "run" else (job,):
         lines = [name]
         if name == "ingest":
-            for source, files in list_files(run).items():
-                lines.append(f"  would read {len(files)} new file(s) of {source}" + "".join(f"\n    {file}" for file in files))
+            for source, files in ingest.new_files(run).items():
+                lines.append(
+                    f"  would read {len(files)} new file(s) of {source}" + "".join(f"\n    {file}" for file in files)
+                )
         reads, writes = TABLES[name]
         lines += [f"  reads   {table}" for pattern in reads for table in _tables(run, pattern)]
         lines += [f"  writes  {table}" for pattern in writes for table in _tables(run, pattern)]

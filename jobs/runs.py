@@ -90,7 +90,9 @@ class Stage:
     recorded_at: datetime
 
     def outcome(self) -> Outcome:
-        return Outcome(self.job, self.rows_in, self.rows_out, self.inputs, self.outputs, self.details, True, self.seconds)
+        return Outcome(
+            self.job, self.rows_in, self.rows_out, self.inputs, self.outputs, self.details, True, self.seconds
+        )
 
 
 @dataclass(frozen=True)

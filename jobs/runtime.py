@@ -21,7 +21,7 @@ from pyspark.sql import SparkSession
 from rich.console import Console
 
 from conf.load import Loaded, load
-from jobs import check, lease, plan, session
+from jobs import check, lease, session
 from jobs.lake import Lake
 from jobs.progress import for_console
 from jobs.runs import Ledger, Outcome, Run
@@ -62,6 +62,8 @@ def execute(job: str, arguments: Arguments) -> int:
             storage, folder = Storage(spark), f"{loaded.environment.lake}/ops/outcomes/{loaded.pipeline.pipeline}"
             run = _run(spark, loaded, arguments, progress)
             if arguments.dry_run:
+                from jobs import plan  # brings every job's libraries with it
+
                 sys.stdout.write(plan.describe(run, job) + "\n")
                 summary.update(outcome="planned")
             elif job == "check":
@@ -70,7 +72,9 @@ def execute(job: str, arguments: Arguments) -> int:
             else:
                 with lease.held(spark, loaded.environment.lake, loaded.pipeline.pipeline):
                     outcomes = _job(job)(run)
-                summary.update(_summary(outcomes, run), outcome="unchanged" if all(o.unchanged for o in outcomes) else "done")
+                summary.update(
+                    _summary(outcomes, run), outcome="unchanged" if all(o.unchanged for o in outcomes) else "done"
+                )
         code = 0
     except MillraceError as error:
         code = error.exit_code

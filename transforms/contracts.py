@@ -64,7 +64,9 @@ class Contract:
             elif found[field.name] != expected:
                 problems.append(f"'{field.name}' is {found[field.name]}, expected {expected}")
         if problems:
-            raise ContractError(f"{self.table}: {len(problems)} difference(s) from its contract: {'; '.join(problems)}.")
+            raise ContractError(
+                f"{self.table}: {len(problems)} difference(s) from its contract: {'; '.join(problems)}."
+            )
         return frame.select(*self.columns)
 
 
@@ -95,7 +97,9 @@ def silver(pipeline: str, name: str, source: Source, derived_types: Mapping[str,
     fields = [Field(c, spec.type, "read from the file", spec.required) for c, spec in source.columns.items()]
     fields += [Field(c, kind, source.derive[c]) for c, kind in derived_types.items()]
     if not source.key:
-        fields.append(Field(ROW_ID, "string", "hash of the row's content and its ordinal among equal rows of its file", True))
+        fields.append(
+            Field(ROW_ID, "string", "hash of the row's content and its ordinal among equal rows of its file", True)
+        )
     if source.at:
         fields.append(Field(EVENT_DATE, "date", f"date of {source.at} in the pipeline's time zone"))
     fields += [
@@ -112,7 +116,9 @@ def quarantine(pipeline: str, name: str) -> Contract:
     return Contract(
         f"quarantine/{pipeline}_{name}",
         (
-            Field("kind", "string", "bad, or why the row counts as a duplicate: duplicate, unchanged, superseded", True),
+            Field(
+                "kind", "string", "bad, or why the row counts as a duplicate: duplicate, unchanged, superseded", True
+            ),
             Field("reasons", "array<string>", "every reason, one a rule or column", True),
             Field("raw", "string", "the row as read: JSON of header to text, or the line itself when it is malformed"),
             Field("rules", "string", "fingerprint of the columns, derivations and rules that judged it", True),
@@ -193,7 +199,11 @@ def membership(pipeline: str, version: str, key: tuple[Field, ...]) -> Contract:
         Field("as_of", "timestamp", "moment of decision (UTC); null without time"),
         Field("part", "string", "train, test, or purged: its label was not known before the test part began", True),
         Field("fold", "int", "fold that validates on the row, -1 for none", True),
-        Field("train_from", "int", "time folds: first fold that may train on the row; null for none. Other folds: null, all others train"),
+        Field(
+            "train_from",
+            "int",
+            "time folds: first fold that may train on the row; null for none. Other folds: null, all others train",
+        ),
     )
     return Contract(f"ops/{pipeline}_membership_{version}", fields, (*(f.name for f in key), "as_of"))
 
@@ -203,7 +213,9 @@ def trials(pipeline: str) -> Contract:
     return Contract(
         f"ops/{pipeline}_trials",
         (
-            Field("search", "string", "fingerprint of the search: specs, features, labels and membership versions", True),
+            Field(
+                "search", "string", "fingerprint of the search: specs, features, labels and membership versions", True
+            ),
             Field("candidate", "string", "its name in the pipeline file", True),
             Field("point", "int", "index in the candidate's grid", True),
             Field("fold", "int", "fold validated on", True),
@@ -296,7 +308,11 @@ def predictions(pipeline: str, key: tuple[Field, ...]) -> Contract:
         Field("model_version", "int", "version in the registry", True),
         Field("revision", "int", "1, and one more for each --force", True),
         Field("prediction", "string", "predicted class, or the value as text for regression"),
-        Field("score", "double", "binary: probability of the event; multiclass: of the predicted class; regression: the value"),
+        Field(
+            "score",
+            "double",
+            "binary: probability of the event; multiclass: of the predicted class; regression: the value",
+        ),
         Field("probability", "array<double>", "probability of each class; null for regression"),
         Field("refused", "string", "why the row could not be scored; null when it was"),
         Field("_run_date", "date", "run date of the scoring", True),
@@ -304,5 +320,3 @@ def predictions(pipeline: str, key: tuple[Field, ...]) -> Contract:
     return Contract(
         f"gold/{pipeline}_predictions", fields, (*(f.name for f in key), "as_of", "model_version", "revision")
     )
-
-

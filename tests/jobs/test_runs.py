@@ -99,10 +99,10 @@ def test_fingerprints_depend_on_content_alone() -> None:
 
 @pytest.mark.quick
 def test_a_second_run_is_refused_while_the_first_holds_the_lease(spark: SparkSession, lake_root: str) -> None:
-    with lease.held(spark, str(lake_root), "shop"):
-        with pytest.raises(RefusedError, match=r"is running pipeline shop\. Expected no other run\. Wait for it to end"):
-            with lease.held(spark, str(lake_root), "shop"):
-                raise AssertionError("both runs hold the lease")
+    with lease.held(spark, str(lake_root), "shop"), pytest.raises(
+        RefusedError, match=r"is running pipeline shop\. Expected no other run\. Wait for it to end"
+    ), lease.held(spark, str(lake_root), "shop"):
+        raise AssertionError("both runs hold the lease")
     with lease.held(spark, str(lake_root), "shop"):
         pass
 
@@ -118,9 +118,9 @@ def test_the_lease_of_a_dead_process_is_taken_over_and_that_of_another_machine_i
         assert storage.read(path) != json.dumps(mine)
 
     storage.write(path, json.dumps({**mine, "host": "elsewhere"}))
-    with pytest.raises(RefusedError, match="process 4194305 on elsewhere is running pipeline shop"):
-        with lease.held(spark, str(lake_root), "shop"):
-            raise AssertionError("took the lease of another machine")
+    refused = pytest.raises(RefusedError, match="process 4194305 on elsewhere is running pipeline shop")
+    with refused, lease.held(spark, str(lake_root), "shop"):
+        raise AssertionError("took the lease of another machine")
 
 
 def _table():  # type: ignore[no-untyped-def]

@@ -81,7 +81,9 @@ def write(raw: Path, rows: int = 4_000) -> None:
         piece = frame[promised.month == month]
         pd.concat([piece, piece.head(5)]).to_csv(raw / "parcels" / f"2024-{month:02d}.csv", index=False)
     hours = pd.date_range(begin - pd.Timedelta(days=2), periods=94 * 8, freq="3h")
-    weather = pd.DataFrame([(d, h.strftime("%Y-%m-%dT%H:%M:%SZ")) for d in depots for h in hours], columns=["depot", "read_at"])
+    weather = pd.DataFrame(
+        [(d, h.strftime("%Y-%m-%dT%H:%M:%SZ")) for d in depots for h in hours], columns=["depot", "read_at"]
+    )
     weather["rain_mm"] = np.round(rng.gamma(0.3, 2, len(weather)), 2)
     weather.sample(frac=1, random_state=3).to_csv(raw / "weather.csv", index=False)
     pd.DataFrame({"depot": depots, "docks": [2, 4, 4, 6, 9]}).to_csv(raw / "depots.csv", index=False)

@@ -21,7 +21,10 @@ def tables(lake: Path) -> dict[str, pa.Table]:
 
 def versions(lake: Path) -> dict[str, int]:
     """Latest version of every Delta table of a lake."""
-    return {log.parent.relative_to(lake).as_posix(): DeltaTable(str(log.parent)).version() for log in lake.glob("*/*/_delta_log")}
+    return {
+        log.parent.relative_to(lake).as_posix(): DeltaTable(str(log.parent)).version()
+        for log in lake.glob("*/*/_delta_log")
+    }
 
 
 def checksum(table: pa.Table, leave_out: tuple[str, ...] = ()) -> tuple[int, str]:

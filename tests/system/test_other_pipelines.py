@@ -45,7 +45,11 @@ class Lake:
 
     def rows(self) -> pd.DataFrame:
         """Features, label and part of every labelled row, joined on key and as_of."""
-        features, labels, parts = self.table("gold", "features"), self.table("gold", "labels"), self.table("ops", "membership")
+        features, labels, parts = (
+            self.table("gold", "features"),
+            self.table("gold", "labels"),
+            self.table("ops", "membership"),
+        )
         key = [column for column in labels if column not in ("label", "label_known_at")]
         return features.merge(labels, on=key).merge(parts, on=key)
 
@@ -60,7 +64,9 @@ def run_pipeline(spark: object, tmp_path: Path, capsys: pytest.CaptureFixture[st
     def run(text: str) -> Lake:
         name = text.split("pipeline: ")[1].split("\n")[0]
         (tmp_path / f"{name}.yaml").write_text(text)
-        (tmp_path / "env.yaml").write_text(f"name: test\nraw: {tmp_path}/raw\nlake: {tmp_path}/lake\nmaster: local[2]\n")
+        (tmp_path / "env.yaml").write_text(
+            f"name: test\nraw: {tmp_path}/raw\nlake: {tmp_path}/lake\nmaster: local[2]\n"
+        )
         code = execute("run", Arguments(str(tmp_path / f"{name}.yaml"), str(tmp_path / "env.yaml")))
         output = capsys.readouterr()
         assert code == 0, output.err
@@ -126,14 +132,22 @@ def write_houses(raw: Path) -> pd.DataFrame:
     level = pd.Series(quarter).map({"Old Town": 90.0, "Harbour": 40.0, "Hill": 60.0, "Müller's Field": 0.0}).to_numpy()
     price = np.round(150 + 2.1 * area + level - 0.8 * (2024 - built) + rng.normal(0, 40, ROWS), 2)
     frame = pd.DataFrame(
-        {"Sale Price": price.clip(1), "Living Area": area, "Year Built": built.astype("float"), "QUARTER of Town": quarter, "Rooms": rooms}
+        {
+            "Sale Price": price.clip(1),
+            "Living Area": area,
+            "Year Built": built.astype("float"),
+            "QUARTER of Town": quarter,
+            "Rooms": rooms,
+        }
     )
     frame.loc[rng.random(ROWS) < 0.05, "Living Area"] = np.nan
     frame.loc[rng.random(ROWS) < 0.02, "QUARTER of Town"] = None
     frame["Year Built"] = frame["Year Built"].astype("Int64")
     (raw / "sales").mkdir(parents=True)
     for part, piece in enumerate(np.array_split(np.arange(ROWS), 3)):
-        columns = list(frame.columns) if part != 1 else list(frame.columns[::-1])  # one delivery with its columns in another order
+        columns = (
+            list(frame.columns) if part != 1 else list(frame.columns[::-1])
+        )  # one delivery with its columns in another order
         frame.iloc[piece][columns].to_csv(raw / "sales" / f"part-{part}.csv", index=False, na_rep="NA")
     return frame
 
@@ -218,7 +232,10 @@ def write_orders(raw: Path) -> dict[str, pd.DataFrame]:
     clients["age"] = pd.array(rng.integers(18, 90, buyers), dtype="Int32")
     clients.loc[rng.random(buyers) < 0.04, "age"] = pd.NA
     clients["zone"] = pd.array(rng.integers(0, 40, buyers), dtype="Int32")
-    zones = pd.DataFrame([(land, area, round(float(rng.gamma(4, 9)), 3)) for land in lands for area in range(38)], columns=["country", "area", "income"])
+    zones = pd.DataFrame(
+        [(land, area, round(float(rng.gamma(4, 9)), 3)) for land in lands for area in range(38)],
+        columns=["country", "area", "income"],
+    )
     index = rng.integers(0, buyers, ROWS)
     orders = pd.DataFrame(
         {
@@ -262,9 +279,16 @@ def test_multiclass_over_three_sources_with_two_column_keys(tmp_path: Path, run_
     raw = write_orders(tmp_path / "raw")
     lake = run_pipeline(ORDERS)
 
-    expected = raw["orders"].merge(raw["buyers"], how="left", left_on=["buyer_land", "buyer_id"], right_on=["land", "client"])
+    expected = raw["orders"].merge(
+        raw["buyers"], how="left", left_on=["buyer_land", "buyer_id"], right_on=["land", "client"]
+    )
     expected = expected.merge(raw["zones"], how="left", left_on=["buyer_land", "zone"], right_on=["country", "area"])
-    sums = raw["items"].groupby(["store", "order_number"])["price"].agg(items="count", total="sum", dearest="max").reset_index()
+    sums = (
+        raw["items"]
+        .groupby(["store", "order_number"])["price"]
+        .agg(items="count", total="sum", dearest="max")
+        .reset_index()
+    )
     expected = expected.merge(sums, how="left", left_on=["shop", "number"], right_on=["store", "order_number"])
     expected["items"] = expected["items"].fillna(0)
     expected["label"] = expected["state"].map({"kept": 0.0, "returned": 1.0, "exchanged": 2.0})
@@ -328,9 +352,24 @@ def write_churn(raw: Path) -> dict[str, pd.DataFrame]:
     counts = rng.poisson(rate * (days - joined))
     buyer = np.repeat(np.arange(customers), counts)
     when = joined[buyer] + rng.random(len(buyer)) * (days - joined[buyer])
-    people = pd.DataFrame({"customer": np.arange(customers), "signed_up_at": (begin + pd.to_timedelta(np.floor(joined * 86400), unit="s"))})
-    people["plan"] = np.where(rng.random(customers) < 0.03, None, np.where(rate > 0.04, rng.choice(["plus", "free"], customers, p=[0.7, 0.3]), "free"))
-    buys = pd.DataFrame({"buyer": buyer, "bought_at": begin + pd.to_timedelta(np.floor(when * 86400), unit="s"), "amount": np.round(rng.gamma(2, 15, len(buyer)), 2)})
+    people = pd.DataFrame(
+        {
+            "customer": np.arange(customers),
+            "signed_up_at": (begin + pd.to_timedelta(np.floor(joined * 86400), unit="s")),
+        }
+    )
+    people["plan"] = np.where(
+        rng.random(customers) < 0.03,
+        None,
+        np.where(rate > 0.04, rng.choice(["plus", "free"], customers, p=[0.7, 0.3]), "free"),
+    )
+    buys = pd.DataFrame(
+        {
+            "buyer": buyer,
+            "bought_at": begin + pd.to_timedelta(np.floor(when * 86400), unit="s"),
+            "amount": np.round(rng.gamma(2, 15, len(buyer)), 2),
+        }
+    )
     # Some purchases fall exactly on a moment of decision: they belong to the future.
     buys.loc[:200, "bought_at"] = pd.Timestamp("2023-03-01", tz="Europe/Berlin").tz_convert("UTC")
     buys.insert(0, "id", np.arange(len(buys)))
@@ -345,11 +384,14 @@ def write_churn(raw: Path) -> dict[str, pd.DataFrame]:
 def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Features and label of every customer and first of a month in Berlin, by sorted arrays and bisection."""
     buys = raw["purchases"].sort_values(["buyer", "bought_at"])
-    run_date = (max(raw["purchases"]["bought_at"].max(), raw["customers"]["signed_up_at"].max()).tz_convert("Europe/Berlin") + pd.Timedelta(days=1)).normalize()
+    run_date = (
+        max(raw["purchases"]["bought_at"].max(), raw["customers"]["signed_up_at"].max()).tz_convert("Europe/Berlin")
+        + pd.Timedelta(days=1)
+    ).normalize()
     moments = pd.date_range("2022-01-01", run_date, freq="MS", tz="Europe/Berlin").tz_convert("UTC")
     moments = moments[moments <= run_date]
     rows = []
-    by_buyer = {buyer: group for buyer, group in buys.groupby("buyer")}
+    by_buyer = dict(buys.groupby("buyer"))
     empty = buys.iloc[:0]
     for person in raw["customers"].itertuples():
         own = by_buyer.get(person.customer, empty)
@@ -367,7 +409,9 @@ def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_periodic_spine_with_a_label_from_the_future_of_another_table(tmp_path: Path, run_pipeline: RunPipeline) -> None:
+def test_periodic_spine_with_a_label_from_the_future_of_another_table(
+    tmp_path: Path, run_pipeline: RunPipeline
+) -> None:
     """Months in Berlin's time; the last months have no label yet and are the ones scored."""
     raw = write_churn(tmp_path / "raw")
     lake = run_pipeline(CHURN)
@@ -392,4 +436,6 @@ def test_periodic_spine_with_a_label_from_the_future_of_another_table(tmp_path: 
     predictions = lake.table("gold", "predictions")
     unlabelled = labels[labels["label"].isna()]
     assert len(predictions) == len(unlabelled) > 0
-    assert set(zip(predictions["customer"], predictions["as_of"])) == set(zip(unlabelled["customer"], unlabelled["as_of"]))
+    assert set(zip(predictions["customer"], predictions["as_of"], strict=False)) == set(
+        zip(unlabelled["customer"], unlabelled["as_of"], strict=False)
+    )

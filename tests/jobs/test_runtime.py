@@ -1,0 +1,157 @@
+"""Exit codes, the summary line and the outcome file, without a job behind them where none is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from pyspark.sql import SparkSession
+
+from jobs import runtime
+from jobs.cli import cli
+from jobs.runs import Outcome, Run
+from jobs.runtime import Arguments, execute
+from tests.system import deliveries
+from transforms.errors import ModelError, RefusedError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A pipeline file, an environment and raw files."""
+    (tmp_path / "parcels.yaml").write_text(deliveries.PIPELINE)
+    deliveries.write(tmp_path / "raw", rows=300)
+    deliveries.write_environment(tmp_path, "lake")
+    return tmp_path
+
+
+def arguments(folder: Path, **changes: Any) -> Arguments:
+    return Arguments(**{"pipeline": str(folder / "parcels.yaml"), "environment": str(folder / "lake.yaml"), **changes})
+
+
+def summary(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The last line on standard output."""
+    return dict(json.loads(capsys.readouterr().out.strip().splitlines()[-1]))
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Run], Outcome]], None]:
+    """Put a function in the place of a job: the wrapper is under test, and each way a job can end must be had at will."""
+
+    def put(body: Callable[[Run], Outcome]) -> None:
+        monkeypatch.setattr(runtime, "_job", lambda name: lambda run: [body(run)])
+
+    return put
+
+
+@pytest.mark.quick
+def test_a_wrong_pipeline_file_exits_2_and_still_prints_the_summary(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No session is started for it."""
+    (folder / "parcels.yaml").write_text(
+        deliveries.PIPELINE.replace("metric: area_under_roc", "metrik: area_under_roc")
+    )
+    code = execute("train", arguments(folder))
+
+    found = summary(capsys)
+    assert code == 2
+    assert (found["job"], found["exit_code"], found["outcome"]) == ("train", 2, "failed")
+    assert "train.metrik is not a setting. Did you mean train.metric?" in found["error"]
+
+
+def test_an_outcome_is_printed_and_kept(
+    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str], job: Callable[..., None]
+) -> None:
+    """The summary line and the file under ops/outcomes are the same object."""
+    job(lambda run: Outcome("features", 10, 9, outputs={"gold/parcels_features": 3}))
+    code = execute("features", arguments(folder, run_date=runtime.date(2024, 4, 1)))
+
+    found = summary(capsys)
+    kept = json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-features.json").read_text())
+    assert code == 0
+    assert found == kept
+    assert {name: found[name] for name in ("outcome", "pipeline", "rows_in", "rows_out", "tables")} == {
+        "outcome": "done",
+        "pipeline": "parcels",
+        "rows_in": 10,
+        "rows_out": 9,
+        "tables": {"gold/parcels_features": 3},
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ModelError("No candidate reaches the floor."), 4),
+        (RefusedError("Another run holds it."), 5),
+        (ZeroDivisionError("a bug"), 1),
+    ],
+)
+def test_how_a_job_ends_decides_the_exit_code(
+    spark: SparkSession,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    job: Callable[..., None],
+    error: Exception,
+    code: int,
+) -> None:
+    """The lease is given back whatever happened; only a bug is logged with its traceback."""
+
+    def fail(run: Run) -> Outcome:
+        raise error
+
+    job(fail)
+    assert execute("features", arguments(folder, run_date=runtime.date(2024, 4, 1))) == code
+    output = capsys.readouterr()
+    found = json.loads(output.out.strip().splitlines()[-1])
+    assert (found["exit_code"], found["outcome"]) == (code, "failed")
+    assert str(error) in found["error"]
+    assert ("Traceback" in output.err) == (code == 1)
+    assert list((folder / "lake/ops/leases").glob("*.json")) == []
+
+
+def test_a_dry_run_names_files_and_tables_and_writes_nothing(
+    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = execute("ingest", arguments(folder, dry_run=True))
+
+    output = capsys.readouterr().out
+    assert code == 0
+    assert not (folder / "lake").exists()
+    assert output.splitlines()[:-1] == [
+        "ingest",
+        "  would read 3 new file(s) of parcels",
+        "    parcels/2024-01.csv",
+        "    parcels/2024-02.csv",
+        "    parcels/2024-03.csv",
+        "  would read 1 new file(s) of weather",
+        "    weather.csv",
+        "  would read 1 new file(s) of depots",
+        "    depots.csv",
+        "  reads   ops/parcels_files",
+        "  writes  silver/parcels_parcels",
+        "  writes  silver/parcels_weather",
+        "  writes  silver/parcels_depots",
+        "  writes  quarantine/parcels_parcels",
+        "  writes  quarantine/parcels_weather",
+        "  writes  quarantine/parcels_depots",
+        "  writes  ops/parcels_files",
+    ]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", ["run", *runtime.JOBS, "check"])
+def test_every_job_is_a_command_with_the_same_options(name: str) -> None:
+    shown = CliRunner().invoke(cli, [name, "--help"])
+    assert shown.exit_code == 0
+    for option in ("--env NAME", "--run-date", "--set PATH=VALUE", "--dry-run", "--force"):
+        assert option in shown.output
+
+
+@pytest.mark.quick
+def test_an_unknown_option_exits_2() -> None:
+    assert CliRunner().invoke(cli, ["run", "conf/flights.yaml", "--fast"]).exit_code == 2
