@@ -92,6 +92,22 @@ def load(path: str | FilePath, *, environment: str | FilePath | None = None, set
     return Loaded(pipeline, surroundings, positions)
 
 
+def load_environment(name: str | FilePath) -> Environment:
+    """An environment overlay alone, for what needs no pipeline.
+
+    Raises:
+        ConfigError: no such file, or something in it is wrong.
+    """
+    file = _find(name, "environment file", "conf/env")
+    written = _read(file)
+    positions = Positions(file, {(ENVIRONMENT, *place): f"{file}:{line}" for place, line in written.lines.items()})
+    problems: list[str] = []
+    environment = _checked(Environment, dict(written.values), (ENVIRONMENT,), positions, problems)
+    if environment is None:
+        raise ConfigError(problems)
+    return environment
+
+
 def _find(path: str | FilePath, what: str, folder: str) -> str:
     """The first place that holds the file: as given, then by name in the working directory's and in millrace's own folder.
 
