@@ -31,7 +31,10 @@ class _Frame:
     def makes(self, path: Path, name: str, *, same: bool = False) -> Iterator[Problem]:
         """`same`: the expression is the column itself, so that there is nothing to confuse."""
         if name.lower() in _TAKEN:
-            yield Problem(path, f"{dotted(path)}: {name} is a column that every feature table or model has already. Choose another name.")
+            yield Problem(
+                path,
+                f"{dotted(path)}: {name} is a column that every feature table or model has already. Choose another name.",
+            )
         elif name.lower() in self._lower and not same:
             first = self.made.get(name.lower())
             origin = dotted(first) if first else "a column of the spine"
@@ -41,18 +44,41 @@ class _Frame:
         self.made.setdefault(name.lower(), path)
 
 
+def columns(pipeline: Pipeline) -> list[str]:
+    """All columns of the feature frame: of the spine, and made by the blocks of `features`."""
+    features = pipeline.features
+    spine = pipeline.sources.get(features.spine_source)
+    made = [*(spine.all_columns if spine else ()), *features.columns]
+    made += [name for join in features.joins for name in join.take]
+    made += [window.column(name, width) for window in features.windows for name in window.take for width in window.over]
+    return [*made, *(name for children in features.children for name in children.take)]
+
+
 def problems(pipeline: Pipeline) -> Iterator[Problem]:
     """What `features` refers to in vain, and names that it makes twice."""
     features, sources = pipeline.features, pipeline.sources
     periodic = isinstance(features.spine, PeriodicSpine)
     spine = sources.get(features.spine_source)
-    yield from missing(("features", "spine", "entities") if periodic else ("features", "spine"), features.spine_source, sources, "a source")
+    yield from missing(
+        ("features", "spine", "entities") if periodic else ("features", "spine"),
+        features.spine_source,
+        sources,
+        "a source",
+    )
     if periodic and features.as_of:
-        yield Problem(("features", "as_of"), "features.as_of: the steps of a periodic spine are its as_of. Remove the line.")
+        yield Problem(
+            ("features", "as_of"), "features.as_of: the steps of a periodic spine are its as_of. Remove the line."
+        )
     if periodic and spine and not spine.key:
-        yield Problem(("features", "spine"), f"features.spine.entities: {features.spine_source} has no key, so its rows are no entities. Write sources.{features.spine_source}.key.")
+        yield Problem(
+            ("features", "spine"),
+            f"features.spine.entities: {features.spine_source} has no key, so its rows are no entities. Write sources.{features.spine_source}.key.",
+        )
     if features.as_of and spine and spine.at is None:
-        yield Problem(("features", "as_of"), f"features.as_of needs the time of the spine's rows, found none. Write sources.{features.spine_source}.at.")
+        yield Problem(
+            ("features", "as_of"),
+            f"features.as_of needs the time of the spine's rows, found none. Write sources.{features.spine_source}.at.",
+        )
     frame = _Frame(spine)
     yield from _label(pipeline, frame)
     for name, expression in features.columns.items():
@@ -66,13 +92,18 @@ def problems(pipeline: Pipeline) -> Iterator[Problem]:
 def _label(pipeline: Pipeline, frame: _Frame) -> Iterator[Problem]:
     label = pipeline.features.label
     if label.name in frame.columns and label.value.strip(" `") != label.name:
-        yield Problem(("features", "label", "name"), f"features.label.name: {label.name} is a column of the spine with another meaning. Choose another name.")
+        yield Problem(
+            ("features", "label", "name"),
+            f"features.label.name: {label.name} is a column of the spine with another meaning. Choose another name.",
+        )
     if label.of is not None:
         yield from _match(pipeline, frame, ("features", "label"), label.of, label.by)
         yield from _timed(pipeline, ("features", "label"), label.of)
 
 
-def _match(pipeline: Pipeline, frame: _Frame, path: Path, name: str, by: dict[str, str], key: str = "of") -> Iterator[Problem]:
+def _match(
+    pipeline: Pipeline, frame: _Frame, path: Path, name: str, by: dict[str, str], key: str = "of"
+) -> Iterator[Problem]:
     """The other source exists, and so do both sides of `by`."""
     yield from missing((*path, key), name, pipeline.sources, "a source")
     for left, right in by.items():
@@ -87,7 +118,10 @@ def _timed(pipeline: Pipeline, path: Path, name: str) -> Iterator[Problem]:
     if not pipeline.features.has_time:
         yield Problem(path, f"{dotted(path)} is matched by time, and the spine has none. Write features.as_of.")
     if source is not None and source.static:
-        yield Problem(path, f"{dotted(path)}: {name} is static, so there is no time to match by. Write sources.{name}.at in place of static.")
+        yield Problem(
+            path,
+            f"{dotted(path)}: {name} is static, so there is no time to match by. Write sources.{name}.at in place of static.",
+        )
     elif source is not None and source.at is None:
         yield Problem(path, f"{dotted(path)}: {name} has no time to match by. Write sources.{name}.at.")
 
@@ -108,10 +142,10 @@ def _join(pipeline: Pipeline, frame: _Frame, index: int, join: Join) -> Iterator
                     f" If {join.source} never changes, write sources.{join.source}.static: true.",
                 )
         elif join.within is not None:
-            yield Problem((*path, "within"), f"{dotted(path)}.within: {join.source} is static, so no row of it is too old. Remove the line.")
-        elif not set(source.key) <= set(join.by.values()):
-            rest = ", ".join(sorted(set(source.key) - set(join.by.values())))
-            yield Problem((*path, "by"), f"{dotted(path)}.by leaves out {rest} of the key of {join.source}, so several rows would match. Add it.")
+            yield Problem(
+                (*path, "within"),
+                f"{dotted(path)}.within: {join.source} is static, so no row of it is too old. Remove the line.",
+            )
     for name in join.take:
         yield from frame.makes((*path, "take", name), name)
 
@@ -142,8 +176,19 @@ def _chosen(features: Features, frame: _Frame) -> Iterator[Problem]:
                 yield Problem(path, f"{dotted(path)}: {name} is listed twice under numeric and categorical. Keep one.")
             seen.add(name.lower())
             if name.lower() in _TAKEN:
-                yield Problem(path, f"{dotted(path)}: {name} is a column that every feature table or model has already. Give the column another name (`from` names the header).")
+                yield Problem(
+                    path,
+                    f"{dotted(path)}: {name} is a column that every feature table or model has already. Give the column another name (`from` names the header).",
+                )
             elif frame.known and features.function is None and name != features.label.name:
-                yield from missing(path, name, sorted(frame.columns), "made by columns, joins, windows or children, nor a column of the spine")
+                yield from missing(
+                    path,
+                    name,
+                    sorted(frame.columns),
+                    "made by columns, joins, windows or children, nor a column of the spine",
+                )
     if not seen:
-        yield Problem(("features",), "features: expected names under numeric or categorical, found none: there is nothing to learn from.")
+        yield Problem(
+            ("features",),
+            "features: expected names under numeric or categorical, found none: there is nothing to learn from.",
+        )

@@ -25,7 +25,9 @@ MAX_DEPTH = 32
 
 Path = tuple[str | int, ...]
 
-_PLAIN_TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")}
+_PLAIN_TAGS = {
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")
+}
 
 
 class Problem(NamedTuple):
@@ -53,7 +55,9 @@ def parse(text: str, file: str) -> Document:
         ConfigError: the text is no YAML, holds a key twice, or is too large or too deep; the message names the line and the cure.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{file}: expected at most {MAX_CHARACTERS:,} characters, found {len(text):,}. Is this a data file?")
+        raise ConfigError(
+            f"{file}: expected at most {MAX_CHARACTERS:,} characters, found {len(text):,}. Is this a data file?"
+        )
     node = _compose(text, file)
     if node is None:
         raise ConfigError(f"{file}: the file is empty: expected settings such as `pipeline: name`.")
@@ -86,7 +90,9 @@ def parse_value(text: str, where: str) -> Any:
 def _compose(text: str, file: str) -> Node | None:
     """The node graph of the text, after a look at its events for depth: composing recurses, reading events does not."""
     if text.lstrip("\ufeff").startswith("%"):
-        raise ConfigError(f"{file}:1: expected settings, found a YAML directive. Remove the line: files are read as YAML 1.2.")
+        raise ConfigError(
+            f"{file}:1: expected settings, found a YAML directive. Remove the line: files are read as YAML 1.2."
+        )
     try:
         for depth, line in _depths(text):
             if depth > MAX_DEPTH:
@@ -97,7 +103,9 @@ def _compose(text: str, file: str) -> Node | None:
         raise ConfigError(_syntax(error, file)) from None
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise ConfigError(f"{file}:{line}: expected text, found the control character U+{ord(text[error.position]):04X}. Remove it.") from None
+        raise ConfigError(
+            f"{file}:{line}: expected text, found the control character U+{ord(text[error.position]):04X}. Remove it."
+        ) from None
     except YAMLError as error:
         raise ConfigError(f"{file}: this is not YAML: {error}.") from None
 
@@ -128,7 +136,9 @@ class _Walk:
                 f"{self._at(node)}: expected at most {MAX_VALUES:,} values and {MAX_DEPTH} levels, found more. Write anchors and aliases out."
             )
         if node.tag not in _PLAIN_TAGS:
-            self.problems.append(f"{self._at(node)}: expected a plain value, found the tag {_tag(node)}. Remove the tag.")
+            self.problems.append(
+                f"{self._at(node)}: expected a plain value, found the tag {_tag(node)}. Remove the tag."
+            )
             return None
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
@@ -146,7 +156,9 @@ class _Walk:
         before: tuple[str, Any] | None = None
         for key_node, value_node in node.value:
             if not isinstance(key_node, ScalarNode):
-                self.problems.append(f"{self._at(key_node)}: expected a name before the colon, found {_kind(key_node)}.")
+                self.problems.append(
+                    f"{self._at(key_node)}: expected a name before the colon, found {_kind(key_node)}."
+                )
                 continue
             key = key_node.value
             if node.flow_style and _is_absent(value_node):
@@ -154,7 +166,9 @@ class _Walk:
                 continue
             if key in values:
                 first = self.lines[(*path, key)]
-                self.problems.append(f"{self._at(key_node)}: `{key}` stands twice in the same block (first on line {first}). Remove one.")
+                self.problems.append(
+                    f"{self._at(key_node)}: `{key}` stands twice in the same block (first on line {first}). Remove one."
+                )
                 continue
             self.lines[(*path, key)] = _line(key_node)
             values[key] = self.value(value_node, (*path, key))
@@ -165,7 +179,9 @@ class _Walk:
         try:
             return self._scalars.construct_object(node)
         except (ValueError, OverflowError):  # such as 2013-02-30, which looks like a date and is none
-            self.problems.append(f"{self._at(node)}: {node.value!r} is no date that exists. Correct it, or put quotes around a text.")
+            self.problems.append(
+                f"{self._at(node)}: {node.value!r} is no date that exists. Correct it, or put quotes around a text."
+            )
             return None
 
     def _at(self, node: Node) -> str:
@@ -177,7 +193,13 @@ def _line(node: Node) -> int:
 
 
 def _kind(node: Node) -> str:
-    return "a list" if isinstance(node, SequenceNode) else "a block" if isinstance(node, MappingNode) else f"{node.value!r}"
+    return (
+        "a list"
+        if isinstance(node, SequenceNode)
+        else "a block"
+        if isinstance(node, MappingNode)
+        else f"{node.value!r}"
+    )
 
 
 def _tag(node: Node) -> str:
@@ -201,17 +223,32 @@ _QUOTE_OR_BLOCK = "Inside { } or [ ], put quotes around a value with a comma, co
 _QUOTE = "Put quotes around the whole value, or write it after `>-` on a line of its own."
 
 _CAUSES: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
-    (r"found another document|but found another", lambda _: "expected one document, found `---` and a second one. Split the file."),
+    (
+        r"found another document|but found another",
+        lambda _: "expected one document, found `---` and a second one. Split the file.",
+    ),
     (r"mapping values are not allowed here", lambda _: f"a value holds a colon and a space. {_QUOTE}"),
     (r"found character '\\t'", lambda _: "expected spaces, found a tab. Indent with spaces."),
     (r"found character '(.)' that", lambda m: f"a value cannot begin with {m[1]}. {_QUOTE}"),
-    (r"found undefined alias '?([^']*)", lambda m: f"a value begins with *, which names an anchor, and there is no anchor {m[1]}. {_QUOTE}"),
+    (
+        r"found undefined alias '?([^']*)",
+        lambda m: f"a value begins with *, which names an anchor, and there is no anchor {m[1]}. {_QUOTE}",
+    ),
     (r"unexpected end of stream", lambda _: "a quote is opened here and never closed. Close it."),
-    (r"could not find expected ':'", lambda _: "expected `name: value`, found no colon. Write one, or indent the line to continue the value above."),
+    (
+        r"could not find expected ':'",
+        lambda _: "expected `name: value`, found no colon. Write one, or indent the line to continue the value above.",
+    ),
     (r"expected the node content", lambda _: f"a value begins with a bracket that opens nothing. {_QUOTE}"),
     (r"expected alphabetic or numeric", lambda _: f"a value begins with * or &. {_QUOTE}"),
-    (r"but found '<scalar>'|but found ','", lambda _: f"text follows a value that had ended, most likely after a closing quote or bracket. {_QUOTE}"),
-    (r"<block (mapping|sequence) start>|<block end>|'-'|'\?'", lambda _: "the indentation fits no block above. Align it with the other keys of its block."),
+    (
+        r"but found '<scalar>'|but found ','",
+        lambda _: f"text follows a value that had ended, most likely after a closing quote or bracket. {_QUOTE}",
+    ),
+    (
+        r"<block (mapping|sequence) start>|<block end>|'-'|'\?'",
+        lambda _: "the indentation fits no block above. Align it with the other keys of its block.",
+    ),
 )
 
 

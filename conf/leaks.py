@@ -15,46 +15,44 @@ _CURE = "Use it in the label or in a window, which wait until it is known, or re
 def problems(pipeline: Pipeline) -> list[Problem]:
     """Every place where a feature reads an outcome of its source; sources that do not exist are passed over."""
     spine = pipeline.sources.get(pipeline.features.spine_source)
-    found = [problem for name, source in pipeline.sources.items() for problem in _derived(name, source)]
-    if spine is not None:
-        found += _spine(pipeline, spine)
-    found += _joined(pipeline)
-    return found
+    found = list(_spine(pipeline, spine)) if spine is not None else []
+    return found + list(_joined(pipeline))
 
 
-def _outcomes(source: Source) -> dict[str, str]:
-    """Lower-case name of an outcome column -> when it is known. Those that `derive` computes from them are refused by `_derived`."""
-    return {column.lower(): outcome.known_at for column, outcome in source.outcome_columns.items()}
+def outcomes(source: Source) -> dict[str, str]:
+    """Lower-case name of a column known only later -> when.
 
-
-def _derived(name: str, source: Source) -> Iterator[Problem]:
-    """A column computed from outcomes is an outcome: without a `known_at` of its own no label or window could wait for it."""
-    late = set(_outcomes(source))
+    A derived column that is computed from such columns and is not listed itself is known when all of them are.
+    """
+    known = {column.lower(): outcome.known_at for column, outcome in source.outcome_columns.items()}
     for column, expression in source.derive.items():
-        used = mentioned(expression) & late
-        if used and column.lower() not in late:
-            late.add(column.lower())
-            yield Problem(
-                ("sources", name, "derive", column),
-                f"sources.{name}.derive.{column} is computed from {_list(used)}, known only later, so it is an outcome itself."
-                f" Name it under sources.{name}.outcomes with its known_at.",
-            )
+        used = mentioned(expression) & set(known)
+        if used and column.lower() not in known:
+            known[column.lower()] = " and ".join(dict.fromkeys(known[name] for name in sorted(used)))
+    return known
 
 
 def _spine(pipeline: Pipeline, spine: Source) -> Iterator[Problem]:
     features = pipeline.features
-    outcomes = {column: f"an outcome of {features.spine_source} that is known only at {known}" for column, known in _outcomes(spine).items()}
-    outcomes |= {column: why for column, why in _label_columns(pipeline, spine).items() if column not in outcomes}
+    late = {
+        column: f"an outcome of {features.spine_source} that is known only at {known}"
+        for column, known in outcomes(spine).items()
+    }
+    late = {**_label_columns(pipeline, spine), **late}
 
     def leaks(path: Path, names: Iterable[str]) -> Iterator[Problem]:
-        for column in sorted({name.lower() for name in names} & set(outcomes)):
-            yield Problem(path, f"{dotted(path)} uses {column}, {outcomes[column]}. {_CURE}")
+        for column in sorted({name.lower() for name in names} & set(late)):
+            yield Problem(path, f"{dotted(path)} uses {column}, {late[column]}. {_CURE}")
 
     if features.as_of:
         yield from leaks(("features", "as_of"), mentioned(features.as_of))
     for name, expression in features.columns.items():
         yield from leaks(("features", "columns", name), mentioned(expression))
-    blocks: dict[str, Sequence[Join | Window | Children]] = {"joins": features.joins, "windows": features.windows, "children": features.children}
+    blocks: dict[str, Sequence[Join | Window | Children]] = {
+        "joins": features.joins,
+        "windows": features.windows,
+        "children": features.children,
+    }
     for block, entries in blocks.items():
         for index, entry in enumerate(entries):
             made = {name for earlier in features.joins[:index] for name in earlier.take} if block == "joins" else set()
@@ -77,25 +75,36 @@ def _label_columns(pipeline: Pipeline, spine: Source) -> dict[str, str]:
 
 
 def _joined(pipeline: Pipeline) -> Iterator[Problem]:
-    """Joins and children take values as they are, without waiting; windows wait for what they aggregate, not for what they match by."""
+    """Joins and children take values as they are; windows wait until what they match by and aggregate is known."""
     features = pipeline.features
     for index, join in enumerate(features.joins):
-        yield from _taken(pipeline, join.source, ("features", "joins", index), join.by.values(), {name: {column.lower()} for name, column in join.take.items()})
+        yield from _taken(
+            pipeline,
+            join.source,
+            ("features", "joins", index),
+            join.by.values(),
+            {name: {column.lower()} for name, column in join.take.items()},
+        )
     for index, children in enumerate(features.children):
-        yield from _taken(pipeline, children.of, ("features", "children", index), children.by.values(), {name: mentioned(expression) for name, expression in children.take.items()})
-    for index, window in enumerate(features.windows):
-        yield from _taken(pipeline, window.of, ("features", "windows", index), window.by.values(), {})
+        yield from _taken(
+            pipeline,
+            children.of,
+            ("features", "children", index),
+            children.by.values(),
+            {name: mentioned(expression) for name, expression in children.take.items()},
+        )
 
 
-def _taken(pipeline: Pipeline, name: str, path: Path, by: Iterable[str], take: Mapping[str, Set[str]]) -> Iterator[Problem]:
+def _taken(
+    pipeline: Pipeline, name: str, path: Path, by: Iterable[str], take: Mapping[str, Set[str]]
+) -> Iterator[Problem]:
     source = pipeline.sources.get(name)
-    outcomes = _outcomes(source) if source else {}
+    late = outcomes(source) if source else {}
     used: dict[Path, Set[str]] = {(*path, "by"): {column.lower() for column in by}}
     used |= {(*path, "take", name): columns for name, columns in take.items()}
     for place, columns in used.items():
-        for column in sorted(columns & set(outcomes)):
-            yield Problem(place, f"{dotted(place)} uses {column}, an outcome of {name} that is known only at {outcomes[column]}. {_CURE}")
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
+        for column in sorted(columns & set(late)):
+            yield Problem(
+                place,
+                f"{dotted(place)} uses {column}, an outcome of {name} that is known only at {late[column]}. {_CURE}",
+            )

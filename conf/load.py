@@ -71,7 +71,9 @@ def load(path: str | FilePath, *, environment: str | FilePath | None = None, set
     values: dict[str, Any] = dict(written.values)
     lines = {place: f"{file}:{line}" for place, line in written.lines.items()}
     if ENVIRONMENT in values:
-        raise ConfigError(f"{lines[(ENVIRONMENT,)]}: {ENVIRONMENT} does not belong to a pipeline file. Write a file conf/env/NAME.yaml and name it with --env.")
+        raise ConfigError(
+            f"{lines[(ENVIRONMENT,)]}: {ENVIRONMENT} does not belong to a pipeline file. Write a file conf/env/NAME.yaml and name it with --env."
+        )
     overlay_file, overlay = "", Document({}, {})
     if environment is not None:
         overlay_file = _find(environment, "environment file", "conf/env")
@@ -121,14 +123,18 @@ def _find(path: str | FilePath, what: str, folder: str) -> str:
     for place in places:
         if place.is_file():
             return os.path.relpath(place) if _HOME in place.parents and FilePath.cwd() == _HOME else str(place)
-    raise ConfigError(f"expected the {what} {path}, found none. Looked in: {', '.join(str(place) for place in dict.fromkeys(places))}.")
+    raise ConfigError(
+        f"expected the {what} {path}, found none. Looked in: {', '.join(str(place) for place in dict.fromkeys(places))}."
+    )
 
 
 def _read(file: str) -> Document:
     try:
         text = FilePath(file).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x} at offset {error.start}. Save it as UTF-8.") from None
+        raise ConfigError(
+            f"{file}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x} at offset {error.start}. Save it as UTF-8."
+        ) from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}.") from None
     return parse(text, file)
@@ -167,10 +173,14 @@ def _place(values: dict[str, Any], names: list[str], value: Any, where: str) -> 
         step: str | int = name
         if isinstance(block, list):
             if not name.isdecimal() or int(name) >= len(block):
-                raise ConfigError(f"{where}: {dotted(path)} is a list of {len(block)}: expected a position from 0, found {name}.")
+                raise ConfigError(
+                    f"{where}: {dotted(path)} is a list of {len(block)}: expected a position from 0, found {name}."
+                )
             step = int(name)
         elif not isinstance(block, dict):
-            raise ConfigError(f"{where}: {dotted(path)} is {validation.describe(block)}, expected a block to hold {name}. Set {dotted(path)} as a whole.")
+            raise ConfigError(
+                f"{where}: {dotted(path)} is {validation.describe(block)}, expected a block to hold {name}. Set {dotted(path)} as a whole."
+            )
         elif name not in block and not last:
             _require_block(block, (*path, name), where)
             block[name] = {}
@@ -190,7 +200,9 @@ def _require_block(block: dict[str, Any], path: Path, where: str) -> None:
         raise ConfigError(f"{where}: {prefix}{validation.unknown(model, inner, block)}")
 
 
-def _checked(model: type[S], values: dict[str, Any], prefix: Path, positions: Positions, problems: list[str]) -> S | None:
+def _checked(
+    model: type[S], values: dict[str, Any], prefix: Path, positions: Positions, problems: list[str]
+) -> S | None:
     """The values as a spec, or None after adding every problem."""
     try:
         return model.model_validate(values)

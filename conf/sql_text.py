@@ -53,9 +53,19 @@ def mentioned(sql: str) -> frozenset[str]:
 def _is_syntax(tokens: list[tuple[str | None, str]], index: int, before: str, after_kind: str, after: str) -> bool:
     word = tokens[index][1].lower()
     is_function = after == "("
-    is_literal_type = after_kind == "text" and word in ("date", "timestamp", "timestamp_ntz", "timestamp_ltz", "interval")
+    is_literal_type = after_kind == "text" and word in (
+        "date",
+        "timestamp",
+        "timestamp_ntz",
+        "timestamp_ltz",
+        "interval",
+    )
     is_unit = index >= 2 and tokens[index - 2][1].lower() == "interval" and tokens[index - 1][0] in ("number", "text")
     is_extracted = before == "(" and after.lower() == "from"
     # `first` and the like are keywords only beside their partners; as a bare word they may be a column.
-    is_keyword = word in _KEYWORDS and before != "." and not (word in ("first", "last", "current", "range", "row", "rows") and after in ("", ")", ","))
+    is_keyword = (
+        word in _KEYWORDS
+        and before != "."
+        and not (word in ("first", "last", "current", "range", "row", "rows") and after in ("", ")", ","))
+    )
     return is_function or is_literal_type or is_unit or is_extracted or is_keyword or before == "as"

@@ -157,7 +157,9 @@ def unknown(model: type[Spec], path: Path, among: Iterable[str] = ()) -> str:
     """`train.fold is not a setting. Did you mean train.folds?`, from the block's fields and the names `among` that it holds."""
     parent = path[:-1]
     known = [*field_names(container(model, parent)), *among]
-    return f"{dotted(path)} is not a setting. {did_you_mean(str(path[-1]), known, dotted(parent) + '.' if parent else '')}"
+    return (
+        f"{dotted(path)} is not a setting. {did_you_mean(str(path[-1]), known, dotted(parent) + '.' if parent else '')}"
+    )
 
 
 def _form(annotation: Any) -> str:
