@@ -1,0 +1,244 @@
+"""The job `train`: search all candidates by cross-validation, refit the winner on the whole training part, log it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+from pyspark.ml import Model, Pipeline, PipelineModel
+from pyspark.ml.functions import vector_to_array
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
+from jobs.trial_log import TrialLog
+from models import any_estimator, metrics, preprocessing, search, trainable, tuning
+from models.folds import Folds, canonical
+from models.registry import ModelVersion, Registry
+from models.search import Plan, Point
+from models.trials import Trial, TuningResult, failures
+from transforms import contracts, features
+from transforms.contracts import Contract
+from transforms.errors import ContractError, ModelError
+from transforms.features import Tables
+
+JOB = "train"
+# Threads that fit grid points of one fold side by side; beyond the cores they only wait.
+MOST_PARALLEL = 8
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best grid point of all candidates so far, and the models of its folds that this run fitted (fold -> model)."""
+
+    plan: Plan
+    point: Point
+    mean: float
+    std: float
+    models: Mapping[int, Model]
+
+
+def run(run: Run) -> Outcome:
+    """Train on the exact versions that the features stage recorded, once per identity."""
+    pipeline = run.pipeline
+    plans = search.plans(pipeline.train, pipeline.task)
+    tables = features.tables(run.spark, pipeline)
+    inputs = _inputs(run, tables)
+    specs = [*_search_specs(run), pipeline.evaluate.threshold if pipeline.task == "binary" else None]
+    return stage(run, JOB, specs=specs, inputs=inputs, body=lambda attempt: _train(run, plans, tables, inputs, attempt))
+
+
+def _search_specs(run: Run) -> list[object]:
+    """What decides the trials. The threshold is chosen after them: with another one the same trials stand."""
+    spec = run.pipeline
+    return [spec.train, spec.task, spec.classes, spec.features.numeric, spec.features.categorical, spec.split.folds]
+
+
+def _inputs(run: Run, tables: Tables) -> dict[str, int]:
+    """Exact version of each table, as the last run of features for this date wrote it."""
+    written = run.ledger.require("features", run.run_date).outputs
+    names = [table.table for table in (tables.features, tables.labels, tables.membership)]
+    missing = [name for name in names if name not in written]
+    if missing:
+        raise ContractError(
+            f"train: expected {', '.join(missing)}, which the last `features` for run date {run.run_date} did not write:"
+            " the pipeline file has changed since. Run `millrace features` first."
+        )
+    return {name: written[name] for name in names}
+
+
+def _train(run: Run, plans: list[Plan], tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
+    name = run.pipeline.pipeline
+    identity = fingerprint("search", _search_specs(run), inputs, attempt.number)
+    log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
+    held_out = contracts.out_of_fold(name, features.membership_version(run.pipeline), tables.key)
+    with any_estimator.cached(_training_rows(run, tables, inputs)) as rows:
+        profile = _profile(run, rows, plans)
+        pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
+        winner, results = _search(run, rows, plans, pipelines, log)
+        predictions = _out_of_fold(run, rows, winner, pipelines[winner.plan.candidate])
+        commit = run.lake.append(
+            held_out.conform(predictions.withColumn("search", F.lit(identity))), held_out, attempt.transaction(held_out, identity)
+        )
+        threshold = _threshold(run, held_out, commit.version, identity)
+        run.progress.message(f"train: refitting {_described(winner.point)} on the whole training part")
+        grid_point = winner.plan.grid[winner.point.index]
+        model = any_estimator.fit_whole(pipelines[winner.plan.candidate], grid_point, rows)
+        version = _logged(run, model, winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}")
+        count = rows.count()
+    return Outcome(
+        JOB,
+        rows_in=count,
+        rows_out=commit.rows,
+        inputs=inputs,
+        outputs={contracts.trials(name).table: log.version(), held_out.table: commit.version},
+        details={
+            "model_version": version.version,
+            "mlflow_run_id": version.run_id,
+            "candidate": winner.point.candidate,
+            "parameters": winner.point.parameters,
+            "metric": run.pipeline.train.metric,
+            "cross_validated": winner.mean,
+            "cross_validated_std": winner.std,
+            "threshold": threshold,
+            "search": identity,
+            "trials": sum(len(result.trials) for result in results),
+            "failed": sum(trial.error is not None for result in results for trial in result.trials),
+        },
+    )
+
+
+def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int]) -> DataFrame:
+    """Features, label, fold and train_from of the rows of part train, in canonical order."""
+    membership = run.lake.read(tables.membership, inputs[tables.membership.table]).where(F.col("part") == "train").drop("part")
+    key = tables.membership.key
+    labels = run.lake.read(tables.labels, inputs[tables.labels.table]).select(*key, preprocessing.LABEL)
+    rows = contracts.join_rows(run.lake.read(tables.features, inputs[tables.features.table]), labels, key)
+    return canonical(contracts.join_rows(rows, membership, key), key, membership.count())
+
+
+def _folds(run: Run) -> Folds:
+    folds = run.pipeline.split.folds
+    if folds.kind == "time":
+        return Folds(folds.count, "fold", "earlier", "train_from")
+    return Folds(folds.count, "fold")
+
+
+def _profile(run: Run, rows: DataFrame, plans: Iterable[Plan]) -> preprocessing.Profile:
+    """Refuse rows that nothing can be learnt from, then describe them."""
+    spec = run.pipeline
+    numeric, categorical = spec.features.numeric, spec.features.categorical
+    event = spec.features.label.name
+    classes = {"binary": (f"{event} = 0", f"{event} = 1"), "multiclass": spec.classes, "regression": ()}[spec.task]
+    imputes = any(plan.design.imputes for plan in plans)
+    trainable.check(rows, _folds(run), classes=classes, numeric=numeric, categorical=categorical, imputes=imputes)
+    return preprocessing.profile(rows, numeric, categorical)
+
+
+def _search(
+    run: Run, rows: DataFrame, plans: list[Plan], pipelines: Mapping[str, Pipeline], log: TrialLog
+) -> tuple[Winner, list[TuningResult]]:
+    """Try all candidates in file order; of equally good points the first one in the file wins.
+
+    Raises:
+        ModelError: no point of any candidate could be fitted in every fold.
+    """
+    spec, results = run.pipeline.train, []
+    winner: Winner | None = None
+    evaluator = search.evaluator(spec.metric, run.pipeline.task)
+    total, done = sum(len(plan.points) for plan in plans) * run.pipeline.split.folds.count, 0
+    for plan in plans:
+        known = log.known(plan.candidate)
+        done += sum(trial.error is None for trial in known)
+
+        def on_trial(trial: Trial, best: Winner | None = winner) -> None:
+            nonlocal done
+            done += 1
+            log.add(trial)
+            run.progress.advance(done, total, f"{best.mean:.5f} {_described(best.point)}" if best else "")
+
+        wanted = tuning.Search(
+            estimator=pipelines[plan.candidate],
+            grid=plan.grid,
+            evaluator=evaluator,
+            folds=_folds(run),
+            candidate=plan.candidate,
+            metric=spec.metric,
+            parameters=[point.parameters for point in plan.points],
+            parallelism=min(MOST_PARALLEL, run.spark.sparkContext.defaultParallelism),
+        )
+        result = tuning.tune(wanted, rows, known=known, on_trial=on_trial, keep_models=True)
+        log.flush()
+        results.append(TuningResult(result.trials, result.scores, result.larger_is_better))
+        winner = _better(winner, plan, result)
+    if winner is None:
+        raise ModelError(failures(tuple(trial for result in results for trial in result.trials)))
+    return winner, results
+
+
+def _better(winner: Winner | None, plan: Plan, result: TuningResult) -> Winner | None:
+    best = result.best
+    if best is None:
+        return winner
+    mean = float(result.mean[best])
+    if winner is not None and not (mean > winner.mean if result.larger_is_better else mean < winner.mean):
+        return winner
+    models = {fold: model for (point, fold), model in result.models.items() if point == best}
+    return Winner(plan, plan.points[best], mean, float(result.std[best]), models)
+
+
+def _out_of_fold(run: Run, rows: DataFrame, winner: Winner, pipeline: Pipeline) -> DataFrame:
+    """The winner's predictions for the rows that each fold held out; models of an interrupted run are fitted again."""
+    folds, frames = _folds(run), []
+    for fold in range(folds.count):
+        model = winner.models.get(fold)
+        if model is None:
+            model = any_estimator.fit_whole(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
+        frames.append(model.transform(rows.where(folds.validates(fold))))
+    return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames])
+
+
+def _predicted(run: Run, frame: DataFrame) -> DataFrame:
+    classes = run.pipeline.task != "regression"
+    probability = vector_to_array(F.col("probability")) if classes else F.lit(None).cast("array<double>")
+    raw = [name for name in frame.columns if "=" not in name and name not in ("probability", "prediction")]
+    return frame.select(*raw, F.col("prediction").cast("double"), probability.alias("probability"))
+
+
+def _threshold(run: Run, held_out: Contract, version: int, identity: str) -> float | None:
+    """Where a probability becomes a decision, chosen on out-of-fold predictions; None but for binary tasks."""
+    if run.pipeline.task != "binary":
+        return None
+    predictions = run.lake.read(held_out, version).where(F.col("search") == identity)
+    scores = predictions.select("label", F.col("probability")[1].alias("score"))
+    return metrics.choose_threshold(scores, run.pipeline.evaluate.threshold)
+
+
+def _logged(
+    run: Run, model: Model, winner: Winner, rows: DataFrame, inputs: Mapping[str, int], searched: str, identity: str
+) -> ModelVersion:
+    pipeline = run.pipeline
+    estimator = pipeline.train.candidates[winner.point.candidate].estimator
+    assert isinstance(model, PipelineModel)
+    registry = Registry(run.environment.tracking_uri, f"{run.environment.lake}/models")
+    return registry.log(
+        model,
+        name=pipeline.pipeline,
+        identity=identity,
+        parameters={"candidate": winner.point.candidate, "estimator": estimator, **winner.point.parameters},
+        metrics={f"cross_validated_{pipeline.train.metric}": winner.mean},
+        tables=inputs,
+        tags={
+            "search": searched,
+            "run_date": str(run.run_date),
+            "code": code_fingerprint(),
+            "configuration": fingerprint(pipeline),
+        },
+        sample=rows.select(*pipeline.features.numeric, *pipeline.features.categorical),
+    )
+
+
+def _described(point: Point) -> str:
+    settings = ", ".join(f"{name}={value}" for name, value in point.parameters.items())
+    return f"{point.candidate}({settings})"

@@ -1,0 +1,68 @@
+"""Trials as rows of a table: written in batches while a search runs, read by the search that resumes it."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from pyspark.sql import functions as F
+
+from jobs.lake import Lake
+from jobs.runs import Attempt, fingerprint
+from models.trials import Trial
+from transforms.contracts import Contract
+
+# A Delta commit costs about a second: never one a trial.
+SECONDS_BETWEEN_COMMITS = 30.0
+
+
+class TrialLog:
+    """The trials of one search. `search` is its fingerprint: rows of other searches are neither read nor touched."""
+
+    def __init__(self, lake: Lake, contract: Contract, attempt: Attempt, search: str) -> None:
+        self._lake = lake
+        self._contract = contract
+        self._attempt = attempt
+        self._search = search
+        self._waiting: list[Trial] = []
+        self._written_at = time.monotonic()
+        lake.create(contract)
+        self._known = self._read()
+        # A trial that failed is tried again, and its row replaced.
+        self._failed_before = any(trial.error for trial in self._known)
+
+    def known(self, candidate: str) -> list[Trial]:
+        """Trials of a candidate that were written before."""
+        return [trial for trial in self._known if trial.candidate == candidate]
+
+    def add(self, trial: Trial) -> None:
+        """Take a new trial; written with those waiting when the last commit is long enough ago."""
+        self._waiting.append(trial)
+        if time.monotonic() - self._written_at > SECONDS_BETWEEN_COMMITS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the trials that wait, in one commit."""
+        if not self._waiting:
+            return
+        rows = [self._row(trial) for trial in sorted(self._waiting, key=lambda t: (t.candidate, t.point, t.fold))]
+        frame = self._lake.spark.createDataFrame(rows, self._contract.schema).coalesce(1)
+        # A batch is known by its content: a resumed search cuts the rest of its trials into other batches.
+        batch = fingerprint([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
+        transaction = self._attempt.transaction(self._contract, f"{self._search}:{batch}")
+        write = self._lake.merge if self._failed_before else self._lake.append
+        write(frame, self._contract, transaction)
+        self._waiting = []
+        self._written_at = time.monotonic()
+
+    def version(self) -> int:
+        """Version of the table that holds all trials flushed so far."""
+        return self._lake.version(self._contract) or 0
+
+    def _read(self) -> list[Trial]:
+        stored = self._lake.read(self._contract).where(F.col("search") == self._search).drop("search").collect()
+        return [Trial(**{**row.asDict(), "parameters": json.loads(row["parameters"])}) for row in stored]
+
+    def _row(self, trial: Trial) -> dict[str, object]:
+        parameters = json.dumps(dict(trial.parameters), sort_keys=True, default=str)
+        return {"search": self._search, **trial.__dict__, "parameters": parameters}

@@ -1,0 +1,256 @@
+"""The general path of cross-validation: any MLlib estimator or Pipeline, each model by its own `fit`.
+
+What stock `CrossValidator` repeats is done once: stages before the last estimator are fitted once a fold for all grid points
+that share them, their output is cached once, cut down to the columns that the last estimator and the evaluator read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import takewhile
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+from py4j.protocol import Py4JJavaError
+from pyspark import inheritable_thread_target
+from pyspark.errors import PySparkException
+from pyspark.ml import Estimator, Model, Pipeline, PipelineModel, Transformer
+from pyspark.ml.evaluation import Evaluator
+from pyspark.ml.param import Param, Params
+from pyspark.ml.util import MetaAlgorithmReadWrite
+from pyspark.sql import DataFrame
+from pyspark.storagelevel import StorageLevel
+
+from models import trees
+from models.folds import Folds
+
+SOLVER = "general"
+# What an estimator, an evaluator or Spark under them raises for a point that does not work; a bug of ours is none of these.
+FIT_ERRORS = (PySparkException, Py4JJavaError, ValueError, TypeError, ArithmeticError)
+ParamMap = Mapping[Param[Any], Any]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One grid point on one fold. `value` is the evaluator's, None when `error` says why; `model` only where it was asked for."""
+
+    point: int
+    fold: int
+    value: float | None
+    seconds: float
+    solver: str
+    error: Exception | None = None
+    model: Model | None = None
+
+
+@dataclass(frozen=True)
+class Route:
+    """The stages that a grid point runs through: `prefix` before the last estimator, which `keys` compare, and `tail` after it."""
+
+    point: int
+    extra: ParamMap
+    prefix: tuple[Any, ...]
+    keys: tuple[Any, ...]
+    last: Estimator[Any] | None
+    tail: tuple[Transformer, ...]
+
+    @property
+    def solver(self) -> str:
+        return trees.SOLVER if self.last is not None and trees.applies(self.last) else SOLVER
+
+
+def route(estimator: Estimator[Any], point: int, extra: ParamMap) -> Route:
+    """Split an estimator with one grid point's parameters set."""
+    if type(estimator) is not Pipeline:
+        return Route(point, extra, (), (), estimator.copy(dict(extra)), ())
+    stages = estimator.copy(dict(extra)).getStages()
+    at = max((i for i, stage in enumerate(stages) if isinstance(stage, Estimator)), default=len(stages))
+    prefix, rest = tuple(stages[:at]), stages[at:]
+    keys = tuple(_stage_key(stage, extra) for stage in prefix)
+    return Route(point, extra, prefix, keys, rest[0] if rest else None, tuple(rest[1:]))  # type: ignore[arg-type]
+
+
+def fit_whole(estimator: Estimator[Any], extra: ParamMap, frame: DataFrame) -> Model:
+    """Fit one grid point on all rows of a frame, by the solver that the search used."""
+    way = route(estimator, 0, extra)
+    if type(estimator) is not Pipeline:
+        return _fit_last(way, frame)[0]  # type: ignore[return-value]
+    memo: dict[Any, Transformer] = {}
+    rows, _ = _advance((frame, frame), way, range(len(way.prefix)), memo)
+    with cached(_pruned(rows, way, None)) if way.prefix else nullcontext(rows) as prepared:
+        return _assembled(way, memo, _fit_last(way, prepared))
+
+
+def fits(
+    frame: DataFrame,
+    folds: Folds,
+    routes: Sequence[Route],
+    evaluator: Evaluator,
+    *,
+    parallelism: int = 1,
+    skip: Collection[tuple[int, int]] = (),
+    keep_models: bool = False,
+) -> Iterator[Fit]:
+    """Fit and evaluate every grid point on every fold; folds in order, points of a fold as they finish.
+
+    Args:
+        skip: (point, fold) pairs not to fit.
+        keep_models: hand over each fitted model.
+    """
+    with cached(frame) as base:
+        for fold in range(folds.count):
+            wanted = [way for way in routes if (way.point, fold) not in skip]
+            if wanted:
+                rows = base.filter(folds.trains(fold)), base.filter(folds.validates(fold))
+                yield from _fold(rows, fold, wanted, evaluator, parallelism, keep_models)
+
+
+@contextmanager
+def cached(frame: DataFrame) -> Iterator[DataFrame]:
+    """The frame in memory (disk where that is short), let go afterwards; as it is when the caller has it cached already."""
+    if frame.storageLevel != StorageLevel.NONE:
+        yield frame
+        return
+    persisted = frame.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        yield persisted
+    finally:
+        persisted.unpersist()
+
+
+def _fold(
+    rows: tuple[DataFrame, DataFrame], fold: int, wanted: list[Route], evaluator: Evaluator, parallelism: int, keep: bool
+) -> Iterator[Fit]:
+    """One fold: the prefix that all points share, then each group of points with equal prefixes."""
+    groups: dict[tuple[Any, ...], list[Route]] = {}
+    for way in wanted:
+        groups.setdefault(way.keys, []).append(way)
+    shared = _shared_length(list(groups))
+    memo: dict[Any, Transformer] = {}
+    with ExitStack() as stack:
+        started = time.monotonic()
+        try:
+            train, valid = _advance(rows, wanted[0], range(shared), memo)
+        except FIT_ERRORS as error:
+            yield from (_failed(way, fold, started, error) for way in wanted)
+            return
+        if shared and len(groups) > 1:
+            train, valid = stack.enter_context(cached(train)), stack.enter_context(cached(valid))
+        for group in groups.values():
+            yield from _group((train, valid), shared, memo, fold, group, evaluator, parallelism, keep)
+
+
+def _group(
+    rows: tuple[DataFrame, DataFrame],
+    start: int,
+    memo: dict[Any, Transformer],
+    fold: int,
+    group: list[Route],
+    evaluator: Evaluator,
+    parallelism: int,
+    keep: bool,
+) -> Iterator[Fit]:
+    """Points that differ in the last estimator only: fit the rest of their prefix, cache its output, fit them in threads."""
+    started = time.monotonic()
+    way = group[0]
+    try:
+        train, valid = _advance(rows, way, range(start, len(way.prefix)), memo)
+    except FIT_ERRORS as error:
+        yield from (_failed(other, fold, started, error) for other in group)
+        return
+    with ExitStack() as stack:
+        if way.prefix:
+            train = stack.enter_context(cached(_pruned(train, way, evaluator)))
+            valid = stack.enter_context(cached(_pruned(valid, way, evaluator)))
+
+        def one(route: Route) -> Fit:
+            return _fit_and_evaluate(route, (train, valid), memo, fold, evaluator, keep)
+
+        pool = stack.enter_context(ThreadPool(max(1, min(parallelism, len(group)))))
+        threaded = inheritable_thread_target(train.sparkSession)(one)
+        yield from pool.imap_unordered(threaded, group)
+
+
+def _fit_and_evaluate(
+    way: Route, rows: tuple[DataFrame, DataFrame], memo: dict[Any, Transformer], fold: int, evaluator: Evaluator, keep: bool
+) -> Fit:
+    started = time.monotonic()
+    train, predictions = rows
+    try:
+        last = _fit_last(way, train)
+        for transformer in (*last, *way.tail):
+            predictions = transformer.transform(predictions, dict(way.extra))
+        value = float(evaluator.evaluate(predictions))
+    except FIT_ERRORS as error:
+        return _failed(way, fold, started, error)
+    model = None
+    if keep:
+        model = _assembled(way, memo, last) if way.prefix or way.tail else last[0]
+    return Fit(way.point, fold, value, time.monotonic() - started, way.solver, None, model)  # type: ignore[arg-type]
+
+
+def _fit_last(way: Route, frame: DataFrame) -> list[Transformer]:
+    if way.last is None:
+        return []
+    return [trees.fit(way.last, frame) if trees.applies(way.last) else way.last.fit(frame)]
+
+
+def _assembled(way: Route, memo: Mapping[Any, Transformer], last: list[Transformer]) -> PipelineModel:
+    prefix = [memo[way.keys[: i + 1]] for i in range(len(way.prefix))]
+    return PipelineModel([*prefix, *last, *way.tail])
+
+
+def _failed(way: Route, fold: int, started: float, error: Exception) -> Fit:
+    return Fit(way.point, fold, None, time.monotonic() - started, way.solver, error)
+
+
+def _advance(
+    rows: tuple[DataFrame, DataFrame], way: Route, steps: range, memo: dict[Any, Transformer]
+) -> tuple[DataFrame, DataFrame]:
+    """Training and validation rows through some stages of the prefix, fitted on the training rows unless `memo` has them."""
+    train, valid = rows
+    for step in steps:
+        key, stage = way.keys[: step + 1], way.prefix[step]
+        if key not in memo:
+            memo[key] = stage.fit(train) if isinstance(stage, Estimator) else stage
+        train, valid = memo[key].transform(train), memo[key].transform(valid)
+    return train, valid
+
+
+def _shared_length(keys: Sequence[tuple[Any, ...]]) -> int:
+    """How many leading stages are equal in all prefixes."""
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*keys, strict=False)))
+
+
+def _stage_key(stage: Params, extra: ParamMap) -> tuple[Any, ...]:
+    """Two stages are fitted alike when they come from one stage and the grid sets the same of their parameters."""
+    owned = MetaAlgorithmReadWrite.getUidMap(stage)
+    setting = [(p.parent, p.name, _value_key(value)) for p, value in extra.items() if p.parent in owned]
+    return (stage.uid, *sorted(setting))
+
+
+def _value_key(value: Any) -> str:
+    """Plain values compare by content, anything else (an array's text may be shortened) by being the same object."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return repr([_value_key(item) for item in value])
+    return f"{type(value).__name__}@{id(value)}"
+
+
+def _pruned(frame: Any, way: Route, evaluator: Evaluator | None) -> Any:
+    """Only the columns that MLlib's last estimator and evaluator name; all of them where others may read more."""
+    readers = [reader for reader in (way.last, evaluator) if reader is not None]
+    ours = ("pyspark.ml.classification", "pyspark.ml.regression", "pyspark.ml.evaluation", "xgboost.spark")
+    if way.tail or way.last is None or not all(type(reader).__module__.startswith(ours) for reader in readers):
+        return frame
+    named: set[str] = set()
+    for reader in readers:
+        for param in reader.params:
+            if param.name.lower().endswith(("col", "cols")) and reader.isDefined(param):
+                value = reader.getOrDefault(param)
+                named.update(value if isinstance(value, (list, tuple)) else [value])
+    return frame.select(*(name for name in frame.columns if name in named))

@@ -1,0 +1,130 @@
+"""Folds: which rows train and which validate, as native column filters; folds by hash; the canonical order of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pyspark.ml.linalg import MatrixUDT, VectorUDT
+from pyspark.sql import Column, DataFrame, Row, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, IntegralType, MapType
+
+from transforms.errors import ModelError
+
+ROWS_PER_PARTITION = 65_536
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A fold is a pair: the rows it trains on and the rows it validates on.
+
+    `column` holds the fold that validates on the row, -1 for none. Scheme `others` (stock cross-validation) trains fold k on the
+    rows of every other fold. Scheme `earlier` (time) trains it on the rows whose `train_from` is at most k (null: never);
+    without `train_from`, on the rows of earlier folds.
+    """
+
+    count: int
+    column: str
+    scheme: Literal["others", "earlier"] = "others"
+    train_from: str | None = None
+
+    def trains(self, fold: int) -> Column:
+        """Condition for the rows that `fold` trains on."""
+        if self.scheme == "others":
+            return F.col(self.column) != fold
+        if self.train_from:
+            return F.col(self.train_from) <= fold
+        return F.col(self.column) < fold
+
+    def validates(self, fold: int) -> Column:
+        """Condition for the rows that `fold` validates on."""
+        return F.col(self.column) == fold
+
+    def in_training(self, cell: Row, fold: int) -> bool:
+        """As `trains`, for a group of rows with the same `fold` and `train_from`."""
+        if self.scheme == "others":
+            return bool(cell["fold"] != fold)
+        if self.train_from:
+            return cell["train_from"] is not None and cell["train_from"] <= fold
+        return bool(cell["fold"] < fold)
+
+    def in_validation(self, cell: Row, fold: int) -> bool:
+        """As `validates`, for a group of rows with the same `fold`."""
+        return bool(cell["fold"] == fold)
+
+    def check(self, frame: DataFrame) -> None:
+        """One small aggregate over the fold columns.
+
+        Raises:
+            ModelError: a fold number is out of range, a row would validate the fold that it trains, or a part of a fold is empty.
+        """
+        if not isinstance(frame.schema[self.column].dataType, IntegralType):
+            found = frame.schema[self.column].dataType.simpleString()
+            raise ModelError(f"Column '{self.column}' is {found}; expected whole fold numbers: cast it to int.")
+        problems = self._problems(self._cells(frame))
+        if problems:
+            raise ModelError(problems)
+
+    def _cells(self, frame: DataFrame) -> list[Row]:
+        fold = F.col(self.column)
+        # All numbers out of range make one group, so that a wrong column does not bring its every value to the driver.
+        group = F.when(fold.between(-1, self.count - 1), fold).alias("fold")
+        train_from = F.col(self.train_from).cast("int") if self.train_from else F.lit(None).cast("int")
+        example = F.min(F.coalesce(fold.cast("string"), F.lit("null"))).alias("example")
+        return frame.groupBy(group, train_from.alias("train_from")).agg(F.count(F.lit(1)).alias("rows"), example).collect()
+
+    def _problems(self, cells: list[Row]) -> list[str]:
+        wrong = sorted(cell["example"] for cell in cells if cell["fold"] is None)
+        if wrong:
+            expected = f"[0, {self.count}), or -1 for a row that no fold validates"
+            return [f"Fold number must be in range {expected}, but got {wrong[0]} in column '{self.column}'."]
+        if self.scheme == "earlier" and any(c["train_from"] is not None and 0 <= c["train_from"] <= c["fold"] for c in cells):
+            return [f"Column '{self.train_from}' lets rows train the fold that they validate: it must be greater than '{self.column}'."]
+        problems = []
+        for k in range(self.count):
+            for part, belongs in (("training", self.in_training), ("validation", self.in_validation)):
+                if not any(belongs(cell, k) for cell in cells):
+                    problems.append(f"The {part} data at fold {k} is empty: use fewer folds, or data that fills them.")
+        return problems
+
+
+def with_hash_folds(dataset: DataFrame, *, count: int, seed: int, key: str, column: str) -> DataFrame:
+    """Add `column`, a fold number in [0, count) that depends on the row and the seed, not on how rows are partitioned.
+
+    With a `key` column, rows of one key share a fold. Without (`""`) the row's content decides; the ordinal among rows of equal
+    content (interchangeable, so their order does not matter) spreads duplicates over the folds.
+    """
+    if key:
+        hashed = F.xxhash64(_hashable(key, dataset.schema[key].dataType), F.lit(seed))
+        return dataset.withColumn(column, F.pmod(hashed, F.lit(count)).cast("int"))
+    content, names = column + "_content", dataset.columns
+    fields = [_hashable(field.name, field.dataType) for field in dataset.schema.fields]
+    equal = Window.partitionBy(content).orderBy(content).rowsBetween(Window.unboundedPreceding, Window.currentRow)
+    hashed = F.xxhash64(F.col(content), F.row_number().over(equal), F.lit(seed))
+    hashed_rows = dataset.withColumn(content, F.xxhash64(*fields))
+    return hashed_rows.select(*names, F.pmod(hashed, F.lit(count)).cast("int").alias(column))
+
+
+def canonical(frame: DataFrame, key: Iterable[str], rows: int) -> DataFrame:
+    """The same rows in an order that their keys and number decide, never the cores: XGBoost and floating sums depend on it."""
+    key = tuple(key)
+    partitions = max(1, -(-rows // ROWS_PER_PARTITION))
+    return frame.repartition(partitions, *key).sortWithinPartitions(*key)
+
+
+def _hashable(name: str, kind: DataType) -> Column:
+    """`xxhash64` refuses maps and tells a dense vector from an equal sparse one: hash entries, and vectors by non-zero ones."""
+    column = F.col(f"`{name}`")
+    if isinstance(kind, MapType):
+        return F.array_sort(F.map_entries(column))
+    if isinstance(kind, VectorUDT):
+        vector = F.unwrap_udt(column)
+        size = F.coalesce(vector["size"], F.size(vector["values"]))
+        dense = F.sequence(F.lit(0), F.greatest(size - 1, F.lit(0)))
+        entries = F.arrays_zip(F.coalesce(vector["indices"], dense).alias("at"), vector["values"].alias("value"))
+        return F.struct(size, F.filter(entries, lambda entry: entry["value"] != 0.0))
+    if isinstance(kind, MatrixUDT):
+        return F.unwrap_udt(column)
+    return column

@@ -1,0 +1,89 @@
+"""Trials of a search, and what they decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.ml import Model
+
+from transforms.errors import ModelError
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model of one fold: what was fitted, how well it did on the validation rows, or why it failed.
+
+    `point` is the index in the candidate's grid; `value` is None exactly when `error` says why.
+    """
+
+    candidate: str
+    point: int
+    parameters: Mapping[str, Any]
+    fold: int
+    metric: str
+    value: float | None
+    seconds: float
+    solver: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """The outcome of one search.
+
+    Attributes:
+        scores: metric on the validation rows, shape (points, folds); NaN where the fit failed.
+        models: (point, fold) -> fitted model, of the trials fitted now whose models were to be kept.
+    """
+
+    trials: tuple[Trial, ...]
+    scores: Scores
+    larger_is_better: bool
+    models: Mapping[tuple[int, int], Model] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Scores:
+        """Mean over the folds, shape (points,); NaN for a point that failed in any fold."""
+        return np.asarray(np.mean(self.scores, axis=1), dtype=np.float64)
+
+    @property
+    def std(self) -> Scores:
+        """Population standard deviation over the folds, shape (points,), as stock CrossValidator has it."""
+        return np.asarray(np.std(self.scores, axis=1), dtype=np.float64)
+
+    @property
+    def best(self) -> int | None:
+        """Index of the best point that succeeded in every fold, the first of equals; None when there is none."""
+        mean = self.mean
+        if np.isnan(mean).all():
+            return None
+        return int(np.nanargmax(mean) if self.larger_is_better else np.nanargmin(mean))
+
+    def require_best(self) -> int:
+        """As `best`.
+
+        Raises:
+            ModelError: every point failed in some fold; the different errors are listed.
+        """
+        if self.best is None:
+            raise ModelError(failures(self.trials))
+        return self.best
+
+
+def failures(trials: tuple[Trial, ...]) -> list[str]:
+    """One sentence for each different error of the trials, and how many trials met it."""
+    errors: dict[tuple[str, str], int] = {}
+    for trial in trials:
+        if trial.error:
+            errors[trial.candidate, trial.error] = errors.get((trial.candidate, trial.error), 0) + 1
+    sentences = ["No grid point could be fitted in every fold; correct the candidates or the data that these errors name."]
+    for (candidate, error), count in errors.items():
+        where = f"candidate '{candidate}', " if candidate else ""
+        sentences.append(f"{where}{count} trial(s): {error}")
+    return sentences

@@ -1,0 +1,301 @@
+"""Cross-validation: a drop-in for `pyspark.ml.tuning.CrossValidator`, and the search that the train job runs.
+
+Both hand a grid to a solver. Today the general path of `any_estimator` (and `trees` inside it) fits every point; the result does
+not depend on which solver ran, and `plan` says which one would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import numpy as np
+from pyspark import keyword_only
+from pyspark.ml import Estimator, Model
+from pyspark.ml import tuning as stock
+from pyspark.ml.evaluation import Evaluator
+from pyspark.ml.param import Param, Params, TypeConverters
+from pyspark.ml.tuning import CrossValidatorModel
+from pyspark.ml.util import DefaultParamsReader, MLWriter
+from pyspark.sql import DataFrame
+
+from models import any_estimator, trees
+from models.any_estimator import Fit, ParamMap
+from models.folds import Folds, with_hash_folds
+from models.trials import Trial, TuningResult
+from transforms.errors import ConfigError
+
+__all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "tune"]
+
+REASONS = {
+    any_estimator.SOLVER: "no faster solver knows this estimator: its own fit, after feature stages fitted once a fold",
+    trees.SOLVER: "one worker on CPUs needs no barrier stage",
+}
+
+
+@dataclass(frozen=True)
+class Search:
+    """A grid to be tried: what `tune` runs.
+
+    Attributes:
+        candidate, metric: names for the trials.
+        parameters: per grid point, the parameters as trials report them.
+    """
+
+    estimator: Estimator[Any]
+    grid: Sequence[ParamMap]
+    evaluator: Evaluator
+    folds: Folds
+    candidate: str = ""
+    metric: str = ""
+    parameters: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    parallelism: int = 1
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """What `CrossValidator.plan` says of one grid point.
+
+    Attributes:
+        solver: which code will fit it, and the reason why.
+        passes: passes over the data for all folds together, None where the estimator alone knows.
+        bytes_per_worker: estimated size of the cached rows in each worker, from Spark's statistics of the dataset.
+    """
+
+    point: int
+    parameters: dict[str, Any]
+    solver: str
+    reason: str
+    passes: int | None
+    bytes_per_worker: int
+
+
+def tune(
+    search: Search,
+    frame: DataFrame,
+    *,
+    known: Iterable[Trial] = (),
+    on_trial: Callable[[Trial], None] | None = None,
+    keep_models: bool = False,
+    stop_on_error: bool = False,
+) -> TuningResult:
+    """Try every grid point on every fold.
+
+    Args:
+        frame: features, label and the fold columns.
+        known: trials of this very search done before; those without an error are not fitted again.
+        on_trial: called in this thread with each new trial, as soon as it is there.
+        keep_models: keep the models fitted now.
+        stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
+    """
+    search.folds.check(frame)
+    done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
+    routes = [any_estimator.route(search.estimator, point, extra) for point, extra in enumerate(search.grid)]
+    models: dict[tuple[int, int], Model] = {}
+    fits = any_estimator.fits(
+        frame, search.folds, routes, search.evaluator, parallelism=search.parallelism, skip=done.keys(), keep_models=keep_models
+    )
+    for fit in fits:
+        if fit.error is not None and (stop_on_error or _stopped(frame)):
+            raise fit.error
+        trial = _trial(search, fit)
+        done[fit.point, fit.fold] = trial
+        if fit.model is not None:
+            models[fit.point, fit.fold] = fit.model
+        if on_trial:
+            on_trial(trial)
+    scores = np.full((len(search.grid), search.folds.count), np.nan)
+    for (point, fold), trial in done.items():
+        scores[point, fold] = np.nan if trial.value is None else trial.value
+    ordered = tuple(done[key] for key in sorted(done))
+    return TuningResult(ordered, scores, search.evaluator.isLargerBetter(), models)
+
+
+class CrossValidator(stock.CrossValidator):
+    """`pyspark.ml.tuning.CrossValidator`, with folds that do not depend on partitioning, and folds in time.
+
+    Parameters, persistence and result (a stock `CrossValidatorModel`) are those of the stock class. Three parameters more:
+
+    - `foldScheme`: `others` (stock) or `earlier`: a fold trains on earlier rows only. Needs `foldCol`.
+    - `trainFromCol`: with `earlier`, the first fold that may train on the row, null for none; without it a row trains all
+      later folds.
+    - `keyCol`: without `foldCol`, rows of one key share a fold. Without either, folds come from a hash of the row's content.
+
+    `foldCol` may hold -1 for rows that no fold validates on.
+    """
+
+    foldScheme: Param[str] = Param(
+        Params._dummy(), "foldScheme", "rows a fold trains on: others (all other folds) or earlier (time)", TypeConverters.toString
+    )
+    trainFromCol: Param[str] = Param(
+        Params._dummy(), "trainFromCol", "with foldScheme earlier: first fold that may train on the row", TypeConverters.toString
+    )
+    keyCol: Param[str] = Param(
+        Params._dummy(), "keyCol", "without foldCol: column whose hash decides the fold", TypeConverters.toString
+    )
+
+    _input_kwargs: dict[str, Any]
+
+    @keyword_only
+    def __init__(
+        self,
+        *,
+        estimator: Estimator[Any] | None = None,
+        estimatorParamMaps: list[Any] | None = None,
+        evaluator: Evaluator | None = None,
+        numFolds: int = 3,
+        seed: int | None = None,
+        parallelism: int = 1,
+        collectSubModels: bool = False,
+        foldCol: str = "",
+        foldScheme: str = "others",
+        trainFromCol: str = "",
+        keyCol: str = "",
+    ) -> None:
+        given = self._input_kwargs
+        super().__init__()
+        # Stock's default seed hashes the class name, which Python salts anew in each process.
+        self._setDefault(seed=0)
+        self._set(**given)
+
+    @keyword_only
+    def setParams(
+        self,
+        *,
+        estimator: Estimator[Any] | None = None,
+        estimatorParamMaps: list[Any] | None = None,
+        evaluator: Evaluator | None = None,
+        numFolds: int = 3,
+        seed: int | None = None,
+        parallelism: int = 1,
+        collectSubModels: bool = False,
+        foldCol: str = "",
+        foldScheme: str = "others",
+        trainFromCol: str = "",
+        keyCol: str = "",
+    ) -> CrossValidator:
+        """Set parameters by name."""
+        self._set(**self._input_kwargs)
+        return self
+
+    def setFoldScheme(self, value: Literal["others", "earlier"]) -> CrossValidator:
+        """Set the value of `foldScheme`."""
+        self._set(foldScheme=value)
+        return self
+
+    def setTrainFromCol(self, value: str) -> CrossValidator:
+        """Set the value of `trainFromCol`."""
+        self._set(trainFromCol=value)
+        return self
+
+    def setKeyCol(self, value: str) -> CrossValidator:
+        """Set the value of `keyCol`."""
+        self._set(keyCol=value)
+        return self
+
+    # The three have no defaults in the parameter map: stock pyspark could not load an estimator that names them.
+    def getFoldScheme(self) -> str:
+        """Value of `foldScheme`, or `others`."""
+        return self.getOrDefault(self.foldScheme) if self.isSet(self.foldScheme) else "others"
+
+    def getTrainFromCol(self) -> str:
+        """Value of `trainFromCol`, or empty."""
+        return self.getOrDefault(self.trainFromCol) if self.isSet(self.trainFromCol) else ""
+
+    def getKeyCol(self) -> str:
+        """Value of `keyCol`, or empty."""
+        return self.getOrDefault(self.keyCol) if self.isSet(self.keyCol) else ""
+
+    def plan(self, dataset: DataFrame) -> tuple[PlannedFit, ...]:
+        """Which solver would fit each grid point, and why; nothing is fitted."""
+        estimator = self.getEstimator()
+        size = _bytes_per_worker(dataset)
+        planned = []
+        for point, extra in enumerate(self.getEstimatorParamMaps()):
+            solver = any_estimator.route(estimator, point, extra).solver
+            parameters = {param.name: value for param, value in extra.items()}
+            planned.append(PlannedFit(point, parameters, solver, REASONS[solver], None, size))
+        return tuple(planned)
+
+    def _fit(self, dataset: DataFrame) -> CrossValidatorModel:
+        grid = self.getEstimatorParamMaps()
+        frame, folds = self._with_folds(dataset)
+        search = Search(self.getEstimator(), grid, self.getEvaluator(), folds, parallelism=self.getParallelism())
+        collect = self.getCollectSubModels()
+        result = tune(search, frame, keep_models=collect, stop_on_error=True)
+        best = any_estimator.fit_whole(self.getEstimator(), grid[result.require_best()], dataset)
+        models = [[result.models[point, fold] for point in range(len(grid))] for fold in range(folds.count)] if collect else None
+        fitted = CrossValidatorModel(best, result.mean.tolist(), cast("list[list[Model]]", models), result.std.tolist())
+        return self._copyValues(fitted)
+
+    def _with_folds(self, dataset: DataFrame) -> tuple[DataFrame, Folds]:
+        count, column, scheme = self.getNumFolds(), self.getFoldCol(), self.getFoldScheme()
+        if scheme not in ("others", "earlier"):
+            raise ConfigError(f"foldScheme is '{scheme}'; expected 'others' or 'earlier'.")
+        if scheme == "earlier" and not column:
+            raise ConfigError("foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers.")
+        if self.getTrainFromCol() and scheme != "earlier":
+            raise ConfigError("trainFromCol belongs to foldScheme 'earlier'. Set both, or neither.")
+        if column:
+            return dataset, Folds(count, column, cast(Literal["others", "earlier"], scheme), self.getTrainFromCol() or None)
+        column = f"{self.uid}_fold"
+        hashed = with_hash_folds(dataset, count=count, seed=self.getSeed(), key=self.getKeyCol(), column=column)
+        return hashed, Folds(count, column)
+
+    def write(self) -> MLWriter:
+        """Stock's writer; with one of our three parameters set, one that keeps them."""
+        if any(self.isSet(param) for param in (self.foldScheme, self.trainFromCol, self.keyCol)):
+            return stock.CrossValidatorWriter(self)
+        return super().write()
+
+    @classmethod
+    def read(cls) -> CrossValidatorReader:
+        """A reader of what `write` or stock pyspark wrote."""
+        return CrossValidatorReader(cls)
+
+
+class CrossValidatorReader(stock.CrossValidatorReader):
+    """Reads a saved `CrossValidator`, ours or stock's."""
+
+    def load(self, path: str) -> CrossValidator:
+        """The estimator saved at `path`."""
+        metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        metadata, estimator, evaluator, grid = stock._ValidatorSharedReadWrite.load(path, self.sparkSession, metadata)
+        loaded = CrossValidator(estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator)
+        loaded = loaded._resetUid(metadata["uid"])
+        DefaultParamsReader.getAndSetParams(loaded, metadata, skipParams=["estimatorParamMaps"])
+        return loaded
+
+
+def describe_error(error: Exception) -> str:
+    """First line of what went wrong, the innermost cause of a failed Spark job; rows that Spark prints after it are left out."""
+    java = getattr(error, "java_exception", None)
+    if java is not None:
+        while java.getCause() is not None:
+            java = java.getCause()
+        text = str(java.toString())
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return text.strip().splitlines()[0][:300]
+
+
+def _trial(search: Search, fit: Fit) -> Trial:
+    parameters = search.parameters[fit.point] if search.parameters else {p.name: v for p, v in search.grid[fit.point].items()}
+    value, error = fit.value, describe_error(fit.error) if fit.error else None
+    if value is not None and not np.isfinite(value):
+        value, error = None, f"the metric is {value}, expected a finite number"
+    return Trial(search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error)
+
+
+def _bytes_per_worker(dataset: DataFrame) -> int:
+    """Spark's estimate for the dataset, spread over the executors (in local mode the driver is the only one)."""
+    total = int(str(dataset._jdf.queryExecution().optimizedPlan().stats().sizeInBytes()))
+    context: Any = dataset.sparkSession.sparkContext._jsc
+    return total // max(1, int(context.sc().getExecutorMemoryStatus().size()) - 1)
+
+
+def _stopped(frame: DataFrame) -> bool:
+    """Whether the session has ended: then a failed fit says nothing about its grid point."""
+    context = frame.sparkSession.sparkContext._jsc
+    return context is None or bool(context.sc().isStopped())
