@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf
@@ -130,27 +131,57 @@ def _resolve(jars: Sequence[Jar], folder: Path) -> None:
 
 def _run_resolver(coordinates: Sequence[str], ivy: str) -> None:
     """Fill `ivy`/jars. Uses `spark.jars.ivySettings` of spark-defaults.conf where a company names its own mirror there."""
-    # The resolver reports to both streams; standard output belongs to the caller.
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with java_starts():
+    report = Path(ivy, "report")
+    with report.open("wb") as stream, java_starts():
+        # The resolver reports to both streams; standard output belongs to the caller.
+        streams = {"stdout": subprocess.DEVNULL, "stderr": stream}
         gateway = launch_gateway(SparkConf(loadDefaults=False), popen_kwargs=streams)  # type: ignore[no-untyped-call]
     try:
         jvm = gateway.jvm
+        if (bundle := os.environ.get("SSL_CERT_FILE")) and Path(bundle).is_file():
+            _trust(jvm, bundle)
         settings = jvm.org.apache.spark.SparkConf().get("spark.jars.ivySettings", str(IVY_SETTINGS))
         jvm.org.apache.spark.util.DependencyUtils.resolveMavenDependencies(
             False, "", ",".join(coordinates), "", ivy, jvm.scala.Option.apply(settings)
         )
     except Py4JJavaError as error:
         raise JarError(
-            f"{', '.join(coordinates)}: cannot be resolved with {settings}: {error.java_exception.getMessage()}."
-            " Check the network (JAVA_TOOL_OPTIONS takes -Dhttps.proxyHost), or name a mirror's settings as"
-            " spark.jars.ivySettings in spark-defaults.conf."
+            f"{', '.join(coordinates)}: cannot be resolved with {settings}: {_cause(report) or error.java_exception.getMessage()}."
+            " Check the network (JAVA_TOOL_OPTIONS takes -Dhttps.proxyHost, SSL_CERT_FILE the authorities of your network), or name"
+            " a mirror's settings as spark.jars.ivySettings in spark-defaults.conf."
         ) from error
     finally:
         gateway.shutdown()
-        if gateway.proc is not None:
-            gateway.proc.stdin.close()
-            gateway.proc.wait()
+        gateway.proc.stdin.close()
+        gateway.proc.wait()
+
+
+def _cause(report: Path) -> str | None:
+    """Why a server could not be asked; the resolver's own exception says "not found" whatever the reason."""
+    lines = [line.strip() for line in report.read_text(errors="replace").splitlines()]
+    return next((line.rstrip(".") for line in lines if " error at url " in line or line.startswith("Host ")), None)
+
+
+def _trust(jvm: Any, bundle: str) -> None:
+    """Let the JVM trust the authorities of a PEM file besides its own, as Python, curl and uv do for SSL_CERT_FILE.
+
+    Java keeps a list of its own, which lacks the authority of a network that inspects TLS.
+    """
+    algorithm = jvm.javax.net.ssl.TrustManagerFactory.getDefaultAlgorithm()
+    own = jvm.javax.net.ssl.TrustManagerFactory.getInstance(algorithm)
+    store = jvm.java.security.KeyStore.getInstance(jvm.java.security.KeyStore.getDefaultType())
+    own.init(None)
+    store.load(None, None)
+    with_bundle = jvm.java.security.cert.CertificateFactory.getInstance("X.509").generateCertificates(
+        jvm.java.io.ByteArrayInputStream(Path(bundle).read_bytes())
+    )
+    for number, certificate in enumerate([*own.getTrustManagers()[0].getAcceptedIssuers(), *with_bundle]):
+        store.setCertificateEntry(str(number), certificate)
+    both = jvm.javax.net.ssl.TrustManagerFactory.getInstance(algorithm)
+    both.init(store)
+    context = jvm.javax.net.ssl.SSLContext.getInstance("TLS")
+    context.init(None, both.getTrustManagers(), None)
+    jvm.javax.net.ssl.SSLContext.setDefault(context)
 
 
 @contextmanager

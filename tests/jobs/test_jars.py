@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from jobs import jars
 from transforms.errors import MillraceError
@@ -28,16 +39,60 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = root / "org/example/thing/1.0/thing-1.0.jar"
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)
-    settings = tmp_path / "ivy.xml"
+    name_mirror(tmp_path, root.as_uri(), monkeypatch)
+    return root
+
+
+def name_mirror(folder: Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = folder / "ivy.xml"
     settings.write_text(
-        '<ivysettings><settings defaultResolver="disk"/><resolvers>'
-        f'<ibiblio name="disk" root="{root.as_uri()}" m2compatible="true" usepoms="false"/></resolvers></ivysettings>'
+        '<ivysettings><settings defaultResolver="mirror"/><resolvers>'
+        f'<ibiblio name="mirror" root="{root}" m2compatible="true" usepoms="false"/></resolvers></ivysettings>'
     )
-    configuration = tmp_path / "spark-conf"
-    configuration.mkdir()
+    configuration = folder / "spark-conf"
+    configuration.mkdir(exist_ok=True)
     (configuration / "spark-defaults.conf").write_text(f"spark.jars.ivySettings {settings}\n")
     monkeypatch.setenv("SPARK_CONF_DIR", str(configuration))
-    return root
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    today = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder(
+            name, name, key.public_key(), x509.random_serial_number(), today, today + timedelta(days=2)
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    public, private = folder / "certificate.pem", folder / "key.pem"
+    public.write_bytes(built.public_bytes(Encoding.PEM))
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return public, private
+
+
+@pytest.fixture
+def served(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The same repository behind TLS with an authority that nobody knows; returns the authority's certificate."""
+    public, private = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nothing: a failed test should show its own output only."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(repository)))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    name_mirror(tmp_path, f"https://localhost:{server.server_port}", monkeypatch)
+    yield public
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 @pytest.fixture
@@ -160,6 +215,23 @@ def test_an_artifact_that_cannot_be_had_is_named(tmp_path: Path, repository: Pat
     assert str(caught.value) == (
         f"org.example:nowhere:1.0: cannot be resolved with {tmp_path}/ivy.xml:"
         " [unresolved dependency: org.example#nowhere;1.0: not found]."
-        " Check the network (JAVA_TOOL_OPTIONS takes -Dhttps.proxyHost), or name a mirror's settings as"
-        " spark.jars.ivySettings in spark-defaults.conf."
+        " Check the network (JAVA_TOOL_OPTIONS takes -Dhttps.proxyHost, SSL_CERT_FILE the authorities of your network), or name"
+        " a mirror's settings as spark.jars.ivySettings in spark-defaults.conf."
     )
+
+
+def test_the_authorities_of_the_network_are_trusted(
+    tmp_path: Path, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository behind an unknown authority is refused with that reason; SSL_CERT_FILE makes the authority known."""
+    lock = lock_file(tmp_path, f"a org.example:thing:1.0 {DIGEST}")
+    cache = tmp_path / "cache"
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+
+    with pytest.raises(
+        jars.JarError, match=r"Server access error at url https://localhost.*unable to find valid certification path"
+    ):
+        jars.ensure("a", cache, lock=lock)
+    monkeypatch.setenv("SSL_CERT_FILE", str(served))
+
+    assert jars.ensure("a", cache, lock=lock) == [cache / THING]
