@@ -6,7 +6,8 @@ added. Boundaries come from rows picked by their hash, so they depend on the dat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,13 +36,17 @@ def descending_range(frame: DataFrame, column: str, *, row: Column, rows: int) -
     count = range_count(rows)
     if count == 1:
         return F.lit(0)
-    picked = F.pmod(row, F.lit(max(1, rows // _SAMPLE))) == 0
-    shares = [F.lit(index / count) for index in range(1, count)]
-    found = frame.agg(F.percentile(F.when(picked, F.col(column)), F.array(*shares)).alias("boundaries")).first()
-    boundaries = found["boundaries"] if found else None
-    if not boundaries:
-        return F.lit(0)
+    shares = [index / count for index in range(1, count)]
+    boundaries = sampled_quantiles(frame, column, shares, row=row, rows=rows)
     return F.size(F.filter(F.array(*map(F.lit, boundaries)), lambda boundary: boundary > F.col(column)))
+
+
+def sampled_quantiles(frame: DataFrame, column: str, shares: Sequence[float], *, row: Column, rows: int) -> list[float]:
+    """About these quantiles, from rows picked by their hash: the same for the same rows; empty when none is picked."""
+    picked = F.pmod(row, F.lit(max(1, rows // _SAMPLE))) == 0
+    quantiles = F.percentile(F.when(picked, F.col(column)), F.array(*map(F.lit, shares)))
+    found = frame.agg(quantiles.alias("quantiles")).first()
+    return list(found["quantiles"] or []) if found else []
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,23 @@ def _offsets(ranged: DataFrame, names: list[str]) -> tuple[dict[str, int], Mappi
             before[name].append(F.lit(totals[name]).cast("long"))
             totals[name] += found[part][name] if part in found else 0
     return totals, {name: F.array(*columns) for name, columns in before.items()}
+
+
+def exact_quantiles(frame: DataFrame, column: str, shares: Sequence[float]) -> list[float]:
+    """Quantiles of a column over all rows, linear between neighbours as in NumPy; empty for no rows."""
+    with descending_steps(frame, column, rows=F.lit(1)) as steps:
+        count = steps.totals["rows"]
+        if count == 0:
+            return []
+        # Ranks counted from the highest value, as the steps are.
+        places = [(count - 1) * (1 - share) for share in shares]
+        ranks = sorted({rank for place in places for rank in (math.floor(place), math.ceil(place))})
+        before, after = F.col("rows_before"), F.col("rows_before") + F.col("rows")
+        wanted = F.exists(F.array(*(F.lit(rank).cast("long") for rank in ranks)), lambda r: (r >= before) & (r < after))
+        found = steps.frame.where(wanted).collect()
+    values = {rank: row["value"] for row in found for rank in ranks if 0 <= rank - row["rows_before"] < row["rows"]}
+    quantiles = []
+    for place in places:
+        lower = math.floor(place)
+        quantiles.append(values[lower] + (values[math.ceil(place)] - values[lower]) * (place - lower))
+    return quantiles
