@@ -108,7 +108,7 @@ def _collisions(path: Path, source: Source) -> Iterator[Problem]:
 
 def _times(path: Path, source: Source) -> Iterator[Problem]:
     if source.static:
-        for setting in ("at", "known_at", "outcomes"):
+        for setting in ("at", "known_at", "outcomes", "partition_by"):
             if getattr(source, setting):
                 yield Problem(
                     (*path, setting),

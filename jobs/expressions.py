@@ -22,16 +22,10 @@ MAX_PARENTHESES = 100
 
 # Names that Spark resolves to the clock, the user or the session where no column has them.
 _SURROUNDINGS = frozenset(
-    (
-        "current_catalog",
-        "current_database",
-        "current_date",
-        "current_path",
-        "current_schema",
-        "current_time",
-        "current_timestamp",
-    )
-    + ("current_user", "localtimestamp", "session_user", "user")
+    """
+    current_catalog current_database current_date current_path current_schema current_time current_timestamp current_user
+    localtimestamp session_user user
+    """.split()  # noqa: SIM905 (reads worse as a list of quoted words)
 )
 _SUBQUERIES = (
     "ScalarSubquery",
@@ -46,6 +40,10 @@ _REFUSED_NODES = {
     "WindowExpression": "OVER (...): write it under features.windows",
     "UnresolvedWindowExpression": "OVER (...): write it under features.windows",
     "ExpressionWithUnresolvedIdentifier": "IDENTIFIER(...)",
+    **dict.fromkeys(
+        ("First", "Last", "AnyValue", "AggregateExpression"),  # the parser resolves these three itself
+        "first, last or any_value: which row comes first depends on how rows are split",
+    ),
     "NamedParameter": "a parameter marker",
     "PosParameter": "a parameter marker",
 }
@@ -86,19 +84,18 @@ def parse(spark: SparkSession, sql: str) -> list[Node]:
     return [_node(fields) for fields in json.loads(state.sqlParser().parseExpression(sql).toJSON())]
 
 
-def analyse(frame: DataFrame, sql: str, *, aggregate: bool = False, functions: Iterable[str] = ()) -> Analysis:
+def analyse(frame: DataFrame, sql: str, *, aggregate: bool = False) -> Analysis:
     """Judge one expression against the columns of a frame.
 
     Args:
         aggregate: whether it must sum up many rows, or must stay within one.
-        functions: names allowed here beside those of conf/functions.txt.
     """
     if len(sql) > MAX_CHARACTERS or _parentheses(sql) > MAX_PARENTHESES:
         return Analysis(
             problem=f"expected at most {MAX_CHARACTERS:,} characters and {MAX_PARENTHESES} nested parentheses, found more."
         )
     try:
-        problem = _refused(parse(frame.sparkSession, sql), frame.columns, functions)
+        problem = _refused(frame, parse(frame.sparkSession, sql))
         if problem:
             return Analysis(problem=problem)
         value = F.expr(sql).alias("value")
@@ -121,6 +118,8 @@ def sentence(error: PySparkException, columns: Iterable[str]) -> str:
     if condition.startswith(("UNRESOLVED_COLUMN", "UNRESOLVED_FIELD")):
         name = parameters.get("objectName", parameters.get("fieldName", "")).replace("`", "")
         return f"there is no column {name} here. {did_you_mean(name, columns)}"
+    if condition in ("MISSING_GROUP_BY", "MISSING_AGGREGATION"):
+        return "expected an aggregate such as count(*) or sum(x), found a value of single rows."
     if condition == "PARSE_SYNTAX_ERROR":
         return f"this is not an SQL expression: it cannot be read at {parameters.get('error', '')}."
     text = re.sub(r"^\[[A-Z_.0-9]+\]\s*", "", str(error).strip())
@@ -136,21 +135,27 @@ def _node(fields: dict[str, Any]) -> Node:
     return Node(kind, name, plain, int(fields.get("num-children", 0)))
 
 
-def _refused(nodes: list[Node], columns: list[str], functions: Iterable[str]) -> str | None:
+def _refused(frame: DataFrame, nodes: list[Node]) -> str | None:
     """The first thing that an expression may not contain, as a sentence."""
-    known = {column.lower() for column in columns}
-    allowed = allowed_functions() | set(functions)
+    columns = {column.lower() for column in frame.columns}
     for node in nodes:
         if node.kind in _REFUSED_NODES:
             return f"expressions may not contain {_REFUSED_NODES[node.kind]}."
         name = ".".join(node.name).lower()
-        if node.kind == "UnresolvedFunction" and name not in allowed:
-            hint = did_you_mean(name, allowed)
-            hint = hint if hint.startswith("Did") else "The file conf/functions.txt lists them."
-            return f"{name} is not among the functions that expressions may use. {hint}"
-        if node.kind == "UnresolvedAttribute" and name in _SURROUNDINGS - known:
-            return f"{name} depends on when and where the job runs: expressions may only depend on the row."
+        if node.kind == "UnresolvedFunction" and name not in allowed_functions():
+            return _not_allowed(frame.sparkSession, name)
+        if node.kind == "UnresolvedAttribute" and name in _SURROUNDINGS - columns:
+            return f"{name} depends on when and where the job runs: expressions may depend on the row alone."
     return None
+
+
+def _not_allowed(spark: SparkSession, name: str) -> str:
+    if "." not in name and spark.catalog.functionExists(name):
+        return f"{name} is left out of conf/functions.txt, the list of functions whose result depends on the row alone."
+    hint = did_you_mean(name, allowed_functions())
+    return (
+        f"there is no function {name}. {hint if hint.startswith('Did') else 'The file conf/functions.txt lists all.'}"
+    )
 
 
 def _parentheses(sql: str) -> int:
