@@ -66,8 +66,7 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
             "test": report.nodeid,
             "outcome": outcome,
             "seconds": round(report.duration, 2),
-            # A skip carries (file, line, reason), a failure its traceback.
-            "message": report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext,
+            "message": _message(report) if outcome != "passed" else "",
         }
         for outcome in outcomes
         for report in terminalreporter.stats.get(outcome, [])
@@ -76,3 +75,8 @@ def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pyte
     summary = {"exit": int(exitstatus), "counts": counts, "tests": sorted(tests, key=lambda test: test["test"])}
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     Path(target).write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def _message(report: Any) -> str:
+    """Why a test did not pass: a skip carries (file, line, reason), a failure its traceback."""
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext)
