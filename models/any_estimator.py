@@ -7,7 +7,7 @@ that share them, their output is cached once, cut down to the columns that the l
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
@@ -93,7 +93,7 @@ def fits(
     parallelism: int = 1,
     skip: Collection[tuple[int, int]] = (),
     keep_models: bool = False,
-) -> Iterator[Fit]:
+) -> Generator[Fit]:
     """Fit and evaluate every grid point on every fold; folds in order, points of a fold as they finish.
 
     Args:

@@ -7,6 +7,7 @@ not depend on which solver ran, and `plan` says which one would.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -96,15 +97,17 @@ def tune(
     fits = any_estimator.fits(
         frame, search.folds, routes, search.evaluator, parallelism=search.parallelism, skip=done.keys(), keep_models=keep_models
     )
-    for fit in fits:
-        if fit.error is not None and (stop_on_error or _stopped(frame)):
-            raise fit.error
-        trial = _trial(search, fit)
-        done[fit.point, fit.fold] = trial
-        if fit.model is not None:
-            models[fit.point, fit.fold] = fit.model
-        if on_trial:
-            on_trial(trial)
+    # Closed whatever happens: a generator that waits for its collection would keep the folds cached.
+    with closing(fits):
+        for fit in fits:
+            if fit.error is not None and (stop_on_error or _stopped(frame)):
+                raise fit.error
+            trial = _trial(search, fit)
+            done[fit.point, fit.fold] = trial
+            if fit.model is not None:
+                models[fit.point, fit.fold] = fit.model
+            if on_trial:
+                on_trial(trial)
     scores = np.full((len(search.grid), search.folds.count), np.nan)
     for (point, fold), trial in done.items():
         scores[point, fold] = np.nan if trial.value is None else trial.value
@@ -247,7 +250,7 @@ class CrossValidator(stock.CrossValidator):
         """Stock's writer; with one of our three parameters set, one that keeps them."""
         if any(self.isSet(param) for param in (self.foldScheme, self.trainFromCol, self.keyCol)):
             return stock.CrossValidatorWriter(self)
-        return super().write()
+        return self._copyValues(stock.CrossValidator())._resetUid(self.uid).write()
 
     @classmethod
     def read(cls) -> CrossValidatorReader:
@@ -261,6 +264,9 @@ class CrossValidatorReader(stock.CrossValidatorReader):
     def load(self, path: str) -> CrossValidator:
         """The estimator saved at `path`."""
         metadata = DefaultParamsReader.loadMetadata(path, self.sparkSession)
+        # Stock tells what Python wrote from what Java wrote by the class: ours is written as Python writes.
+        if metadata["class"] == f"{CrossValidator.__module__}.{CrossValidator.__name__}":
+            metadata["class"] = f"{stock.CrossValidator.__module__}.{stock.CrossValidator.__name__}"
         metadata, estimator, evaluator, grid = stock._ValidatorSharedReadWrite.load(path, self.sparkSession, metadata)
         loaded = CrossValidator(estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator)
         loaded = loaded._resetUid(metadata["uid"])
