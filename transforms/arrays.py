@@ -2,7 +2,7 @@
 
 A range is `[start, end)`. Sums are differences of two running sums. Plain running sums would carry the rounding of everything
 that came before into each range, so they are kept in two doubles, the running sum and the sum of its rounding errors (Ogita,
-Rump and Oishi, "Accurate sum and dot product", 2005): results are as exact as if each range had been summed on its own.
+Rump and Oishi, "Accurate sum and dot product", 2005): results are at least as exact as if each range were summed on its own.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ Pair = tuple[Doubles, Doubles]  # the unevaluated sum of two doubles, the second
 
 _SPLITTER = 134217729.0  # 2**27 + 1, Veltkamp
 _SQUARABLE = 1e140
+_BAND = 2.0**-32
 
 
 def two_sum(a: Doubles, b: Doubles) -> Pair:
@@ -41,11 +42,38 @@ def two_product(a: Doubles, b: Doubles) -> Pair:
 
 
 class RunningSum:
-    """Sums of ranges of finite doubles."""
+    """Sums of ranges of finite doubles.
+
+    Two doubles hold 32 digits, which one sentinel of 1e300 would use up for all that comes after it. So values are split into
+    bands of magnitude, each within a factor of 2**32 of its largest; ordinary data have one.
+    """
 
     def __init__(self, values: Doubles) -> None:
-        peak = float(np.max(np.abs(values), initial=0.0)) * max(len(values), 1)
-        self._scale = 1.0 if peak < 1e300 else 2.0**-100
+        self._bands: list[_Band] = []
+        size = np.abs(values)
+        while (peak := float(np.max(size, initial=0.0))) > 0.0:
+            here = size >= peak * _BAND
+            self._bands.append(_Band(np.where(here, values, 0.0), peak))
+            size = np.where(here, 0.0, size)
+            values = np.where(here, 0.0, values)
+
+    def pair(self, start: Integers, end: Integers) -> Pair:
+        high, low = np.zeros(len(start)), np.zeros(len(start))
+        for band in self._bands:
+            more, more_low = band.pair(start, end)
+            high, error = two_sum(high, more)
+            high, low = two_sum(high, np.where(np.isfinite(high), low + (more_low + error), 0.0))
+        return high, low
+
+    def of(self, start: Integers, end: Integers) -> Doubles:
+        return self.pair(start, end)[0]
+
+
+class _Band:
+    """Running sums of values of like magnitude, none larger than `peak`, scaled down where their sum could overflow."""
+
+    def __init__(self, values: Doubles, peak: float) -> None:
+        self._scale = 1.0 if peak < 1e280 else 2.0**-100
         values = values * self._scale
         self._sums = np.concatenate([[0.0], np.cumsum(values)])
         errors = two_sum(self._sums[:-1], values)[1]
@@ -54,10 +82,9 @@ class RunningSum:
     def pair(self, start: Integers, end: Integers) -> Pair:
         high, low = two_sum(self._sums[end], -self._sums[start])
         low = low + (self._errors[end] - self._errors[start])
-        return two_sum(high / self._scale, low / self._scale)
-
-    def of(self, start: Integers, end: Integers) -> Doubles:
-        return self.pair(start, end)[0]
+        if self._scale == 1.0:
+            return high, low
+        return high / self._scale, low / self._scale
 
 
 def _running_count(flags: npt.NDArray[np.bool_]) -> Integers:
@@ -163,7 +190,9 @@ class Ranges:
         """Running counts of NaN, of +infinity and of -infinity; None when there are none."""
         if np.isfinite(self._doubles).all():
             return None
-        return tuple(_running_count(f) for f in (np.isnan(self._doubles), self._doubles == np.inf, self._doubles == -np.inf))
+        return tuple(
+            _running_count(f) for f in (np.isnan(self._doubles), self._doubles == np.inf, self._doubles == -np.inf)
+        )
 
     def _sum(self, start: Integers, end: Integers) -> Doubles:
         if self._is_whole:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pyspark.sql import types as T
 from conf.schema import Duration
 from transforms.arrays import runs
 from transforms.errors import ContractError
-from transforms.time_buckets import Sides, bring_together, bucket_width, key_names, problems_of_sides, sides, whole_buckets
+from transforms.time_buckets import Sides, answer_each, problems_of_sides
 
 
 def as_of_join(
@@ -46,18 +47,29 @@ def as_of_join(
         raise ContractError([f"as-of join: {problem}." for problem in problems])
     ranking: dict[str, Column] = {f"rank_{i}": rows[name] for i, name in enumerate((at, *key))}
     taken: dict[str, Column] = {f"taken_{i}": rows[name] for i, name in enumerate(take.values())}
-    both = bring_together(queries, rows, by=by, as_of=as_of, known_at=known_at, reach=reach, carried=ranking | taken)
-    added = [T.StructField(new, rows.schema[name].dataType) for new, name in take.items()]
-    compute = _computation(key_names(by), tuple(ranking), dict(zip(taken, take, strict=True)), reach)
-    return both.mapInArrow(compute, T.StructType([*queries.schema.fields, *added]))
+    return answer_each(
+        queries,
+        rows,
+        by=by,
+        as_of=as_of,
+        known_at=known_at,
+        reach=reach,
+        carried=ranking | taken,
+        added=[T.StructField(new, rows.schema[name].dataType) for new, name in take.items()],
+        answer=partial(_take, taken=tuple(taken), ranking=tuple(ranking), reach=reach),
+    )
 
 
-def _problems(queries: DataFrame, rows: DataFrame, *, at: str, key: Sequence[str], take: Mapping[str, str]) -> list[str]:
+def _problems(
+    queries: DataFrame, rows: DataFrame, *, at: str, key: Sequence[str], take: Mapping[str, str]
+) -> list[str]:
     wanted = dict.fromkeys((at, *key, *take.values()))
     problems = [f"no column {name!r} among the rows" for name in wanted if name not in rows.columns]
     for name in (at, *key):
         if name in rows.columns and not isinstance(rows.schema[name].dataType, T.AtomicType):
-            problems.append(f"{name!r} is {rows.schema[name].dataType.simpleString()}: rows are ordered by plain values")
+            problems.append(
+                f"{name!r} is {rows.schema[name].dataType.simpleString()}: rows are ordered by plain values"
+            )
     taken = {column.lower() for column in queries.columns}
     problems += [f"{new!r} is already a column: take it under another name" for new in take if new.lower() in taken]
     if not take:
@@ -65,23 +77,9 @@ def _problems(queries: DataFrame, rows: DataFrame, *, at: str, key: Sequence[str
     return problems
 
 
-def _computation(
-    keys: Sequence[str], ranking: Sequence[str], taken: Mapping[str, str], reach: timedelta
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """What runs in the workers: whole buckets in, their queries with the columns taken out."""
-    width = bucket_width(reach)
-
-    def compute(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in whole_buckets(batches, width):
-            both = sides(table, keys, (*ranking, *taken), width)
-            position = _last_known(both, ranking, reach)
-            found = both.events.select(list(taken)).take(position)
-            answer = both.queries
-            for slot, name in taken.items():
-                answer = answer.append_column(name, found.column(slot))
-            yield from answer.to_batches(max_chunksize=1 << 16)
-
-    return compute
+def _take(both: Sides, *, taken: Sequence[str], ranking: Sequence[str], reach: timedelta) -> list[pa.ChunkedArray]:
+    rows: list[pa.ChunkedArray] = both.events.select(list(taken)).take(_last_known(both, ranking, reach)).columns
+    return rows
 
 
 def _last_known(both: Sides, ranking: Sequence[str], reach: timedelta) -> pa.Array:

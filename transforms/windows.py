@@ -5,8 +5,9 @@ A window of width W at query row r aggregates the events s with equal key and `a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from pyspark.sql import types as T
 from conf.schema import Duration
 from transforms.arrays import Ranges, canonical_within_ties, runs
 from transforms.errors import ContractError
-from transforms.time_buckets import Sides, bring_together, bucket_width, key_names, problems_of_sides, sides, whole_buckets
+from transforms.time_buckets import Sides, answer_each, problems_of_sides
 
 FUNCTIONS = ("count", "sum", "avg", "min", "max", "variance", "stddev", "last")
 _OF_NUMBERS = ("sum", "avg", "variance", "stddev")
@@ -71,13 +72,26 @@ def trailing(
     _check(queries, events, by=by, as_of=as_of, known_at=known_at, widths=widths, aggregates=aggregates, name=name)
     carried: dict[str, Column] = {}
     slots = [_slot(events, aggregate, carried) for aggregate in aggregates]
-    readings = [_Reading(name(a.name, w), a.function, slot, w) for a, slot in zip(aggregates, slots, strict=True) for w in widths]
+    readings = [
+        _Reading(name(a.name, w), a.function, slot, w)
+        for a, slot in zip(aggregates, slots, strict=True)
+        for w in widths
+    ]
     reach = max(width.length for width in widths)
-    both = bring_together(queries, events, by=by, as_of=as_of, known_at=known_at, reach=reach, carried=carried)
-    types = {a.name: _type(a, events) for a in aggregates}
+    types = {aggregate.name: _type(aggregate, events) for aggregate in aggregates}
     added = [T.StructField(name(a.name, width), types[a.name]) for a in aggregates for width in widths]
-    compute = _computation(key_names(by), tuple(carried), readings, bucket_width(reach))
-    return both.mapInArrow(compute, T.StructType([*queries.schema.fields, *added]))
+    reach = max(width.length for width in widths)
+    return answer_each(
+        queries,
+        events,
+        by=by,
+        as_of=as_of,
+        known_at=known_at,
+        reach=reach,
+        carried=carried,
+        added=added,
+        answer=partial(_read, carried=tuple(carried), readings=readings),
+    )
 
 
 def _check(
@@ -148,24 +162,8 @@ def _type(aggregate: Aggregate, events: DataFrame) -> T.DataType:
     return T.LongType() if aggregate.function == "sum" and isinstance(found, T.IntegralType) else T.DoubleType()
 
 
-def _computation(
-    keys: Sequence[str], carried: Sequence[str], readings: Sequence[_Reading], width: int
-) -> Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
-    """What runs in the workers: whole buckets in, their queries with the aggregates out."""
-
-    def compute(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in whole_buckets(batches, width):
-            both = sides(table, keys, carried, width)
-            answer = both.queries
-            for name, column in zip((r.name for r in readings), _read(both, carried, readings, width), strict=True):
-                answer = answer.append_column(name, column)
-            yield from answer.to_batches(max_chunksize=1 << 16)
-
-    return compute
-
-
-def _read(both: Sides, carried: Sequence[str], readings: Sequence[_Reading], width: int) -> list[pa.Array]:
-    ranges = _ranges(both, carried, width)
+def _read(both: Sides, *, carried: Sequence[str], readings: Sequence[_Reading]) -> list[pa.Array]:
+    ranges = _ranges(both, carried)
     ends = both.ends()
     starts = {length: both.starts(length, ends) for length in {reading.width.length for reading in readings}}
     answers = []
@@ -179,13 +177,17 @@ def _read(both: Sides, carried: Sequence[str], readings: Sequence[_Reading], wid
     return answers
 
 
-def _ranges(both: Sides, carried: Sequence[str], width: int) -> dict[str, Ranges]:
+def _ranges(both: Sides, carried: Sequence[str]) -> dict[str, Ranges]:
     instant = runs(both.event_codes)
     columns = {name: both.events.column(name).combine_chunks() for name in carried}
     floating = [
-        values.fill_null(0.0).to_numpy(zero_copy_only=False) for values in columns.values() if pa.types.is_floating(values.type)
+        values.fill_null(0.0).to_numpy(zero_copy_only=False)
+        for values in columns.values()
+        if pa.types.is_floating(values.type)
     ]
     order = canonical_within_ties(instant, floating)
-    group = both.event_codes // (2 * width)
+    group = both.event_codes // both.span
     shuffled = bool(np.any(order[1:] < order[:-1]))
-    return {name: Ranges(values.take(order) if shuffled else values, group, instant) for name, values in columns.items()}
+    return {
+        name: Ranges(values.take(order) if shuffled else values, group, instant) for name, values in columns.items()
+    }
