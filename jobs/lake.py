@@ -128,10 +128,20 @@ class Lake:
         return self._write(frame, contract, transaction, metadata, "append")
 
     def replace(
-        self, frame: DataFrame, contract: Contract, transaction: Transaction, metadata: Mapping[str, Any] | None = None
+        self,
+        frame: DataFrame,
+        contract: Contract,
+        transaction: Transaction,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        new_columns: bool = False,
     ) -> Commit:
-        """Make the table hold exactly these rows, once per transaction; older versions stay readable."""
-        return self._write(frame, contract, transaction, metadata, "overwrite")
+        """Make the table hold exactly these rows, once per transaction; older versions stay readable.
+
+        Args:
+            new_columns: the table may have other columns before; afterwards it has the contract's.
+        """
+        return self._write(frame, contract, transaction, metadata, "overwrite", new_columns=new_columns)
 
     def merge(
         self,
@@ -190,12 +200,17 @@ class Lake:
         transaction: Transaction,
         metadata: Mapping[str, Any] | None,
         mode: str,
+        *,
+        new_columns: bool = False,
     ) -> Commit:
-        self.create(contract)
+        if not new_columns or self.version(contract) is None:
+            self.create(contract)
         earlier = self.committed(contract, transaction)
         if earlier:
             return earlier
         writer = contract.conform(frame).write.format("delta").mode(mode)
+        if new_columns:
+            writer = writer.option("overwriteSchema", "true")
         writer = writer.option("txnAppId", transaction.app_id).option("txnVersion", transaction.version)
         writer.option("userMetadata", _metadata(transaction, metadata)).save(self.path(contract))
         return self._latest(contract, transaction)

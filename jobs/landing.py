@@ -1,0 +1,203 @@
+"""Raw files where they land: what is there, which content each has, and whether it is still the same.
+
+Everything goes through Hadoop's file systems, so that a folder, HDFS and S3 are read alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from py4j.java_gateway import is_instance_of
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import Column, SparkSession
+from pyspark.sql import functions as F
+
+from transforms.errors import ContractError
+
+THREADS = 16  # calls to a store wait; they do not compute
+LONGEST_HEADER = 100_000  # characters: what has no line end before is no text
+
+_BLANK = "".join(map(chr, range(0x21)))
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file as listed. `etag` identifies its content: the store's own etag or checksum, else SHA-256 of the bytes."""
+
+    path: str
+    etag: str
+    size_bytes: int
+
+
+class Landing:
+    """The raw root of an environment."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        assert spark._jvm is not None and spark._jsc is not None and spark._sc._gateway is not None
+        self._jvm: Any = spark._jvm
+        self._gateway = spark._sc._gateway
+        self._conf: Any = spark._jsc.hadoopConfiguration()
+        path = self._jvm.org.apache.hadoop.fs.Path(root)
+        self._system: Any = path.getFileSystem(self._conf)
+        self._root: Any = self._system.makeQualified(path)
+
+    def url(self, path: str) -> str:
+        """Where a file is, not encoded: what readers take."""
+        return str(self._path(path).toString())
+
+    def files(self, pattern: str) -> list[RawFile]:
+        """The files that match a glob under the root, by path; of a folder that matches, all files in it.
+
+        Names that begin with `_` or `.` are left out, as Spark leaves them out.
+        """
+        statuses = list(self._matching(pattern))
+        etags = _each(statuses, self._etag)
+        found = [RawFile(self._relative(s), etag, int(s.getLen())) for s, etag in zip(statuses, etags, strict=True)]
+        return sorted(found, key=lambda file: file.path)
+
+    def differences(self, files: Sequence[RawFile]) -> list[str]:
+        """A sentence for each file whose content is no longer what was listed."""
+
+        def difference(file: RawFile) -> str | None:
+            path = self._path(file.path)
+            if not self._system.exists(path):
+                return f"{self.url(file.path)}: was listed, and is gone now"
+            etag = self._etag(self._system.getFileStatus(path))
+            if etag != file.etag:
+                return f"{self.url(file.path)}: was listed with content {file.etag}, and has {etag} now"
+            return None
+
+        return [sentence for sentence in _each(files, difference) if sentence]
+
+    def first_lines(self, files: Sequence[RawFile], encoding: str) -> list[str]:
+        """The first line of each file that is not blank, empty where there is none. Compressed files are read through their codec.
+
+        Raises:
+            ContractError: a file is no text, or is not compressed as its name says; all such files are named.
+        """
+
+        def first_line(file: RawFile) -> str | ContractError:
+            try:
+                return self._first_line(file.path, encoding)
+            except Py4JJavaError as error:
+                return ContractError(f"{self.url(file.path)}: cannot be read: {error.java_exception.getMessage()}")
+            except ContractError as error:
+                return error
+
+        lines = _each(files, first_line)
+        problems = [str(line) for line in lines if isinstance(line, ContractError)]
+        if problems:
+            raise ContractError(problems)
+        return [line for line in lines if isinstance(line, str)]
+
+    def parquet_schemas(self, files: Sequence[RawFile]) -> list[str]:
+        """The schema in the footer of each Parquet file, as text.
+
+        Raises:
+            ContractError: a file has no Parquet footer; all such files are named.
+        """
+        hadoop = self._jvm.org.apache.parquet.hadoop
+
+        def schema(file: RawFile) -> str | ContractError:
+            try:
+                source = hadoop.util.HadoopInputFile.fromPath(self._path(file.path), self._conf)
+                reader = hadoop.ParquetFileReader.open(source)
+                try:
+                    return str(reader.getFooter().getFileMetaData().getSchema().toString())
+                finally:
+                    reader.close()
+            except Py4JJavaError as error:
+                return ContractError(
+                    f"{self.url(file.path)}: expected a Parquet file, found none or a truncated one: {error.java_exception.getMessage()}"
+                )
+
+        schemas = _each(files, schema)
+        problems = [str(found) for found in schemas if isinstance(found, ContractError)]
+        if problems:
+            raise ContractError(problems)
+        return [found for found in schemas if isinstance(found, str)]
+
+    def encoded(self, files: Sequence[RawFile]) -> dict[str, str]:
+        """Path of each file by its URL as Spark reports where it read a row: percent-encoded."""
+        return {_spelled(str(self._path(file.path).toUri().toString())): file.path for file in files}
+
+    def relative(self, url: Column, files: Sequence[RawFile]) -> Column:
+        """The paths of `files` from the URLs that Spark reports; decoded only where a name needs it."""
+        prefix = _spelled(str(self._root.toUri().toString())).rstrip("/") + "/"
+        path = F.substring(url, len(prefix) + 1, 1 << 20)
+        if all(encoded == prefix + path for encoded, path in self.encoded(files).items()):
+            return path
+        return F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
+
+    def _matching(self, pattern: str) -> Iterator[Any]:
+        root = "".join("\\" + c if c in "{}[]*?\\^" else c for c in str(self._root.toString()).rstrip("/"))
+        glob = self._jvm.org.apache.hadoop.fs.Path(f"{root}/{pattern}")
+        for status in self._system.globStatus(glob) or ():
+            if _is_hidden(str(status.getPath().getName())):
+                continue
+            if not status.isDirectory():
+                yield status
+                continue
+            inside = self._system.listFiles(status.getPath(), True)
+            base = str(status.getPath().toString())
+            while inside.hasNext():
+                file = inside.next()
+                if not any(map(_is_hidden, str(file.getPath().toString())[len(base) + 1 :].split("/"))):
+                    yield file
+
+    def _etag(self, status: Any) -> str:
+        if is_instance_of(self._gateway, status, "org.apache.hadoop.fs.EtagSource") and status.getEtag():
+            return str(status.getEtag())
+        checksum = self._system.getFileChecksum(status.getPath())
+        if checksum is not None:
+            return str(checksum.toString())
+        stream = self._system.open(status.getPath())
+        try:
+            return "sha256:" + str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
+        finally:
+            stream.close()
+
+    def _first_line(self, path: str, encoding: str) -> str:
+        java, target = self._jvm.java.io, self._path(path)
+        stream = self._system.open(target)
+        try:
+            codec = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf).getCodec(target)
+            plain = codec.createInputStream(stream) if codec is not None else stream
+            bounded = self._jvm.org.apache.commons.io.input.BoundedInputStream(plain, 4 * LONGEST_HEADER)
+            reader = java.BufferedReader(java.InputStreamReader(bounded, encoding))
+            line = reader.readLine()
+            while line is not None and not line.strip("\ufeff" + _BLANK):
+                line = reader.readLine()
+        finally:
+            stream.close()
+        if line is not None and len(line) > LONGEST_HEADER:
+            raise ContractError(
+                f"{self.url(path)}: expected lines of text, found one of more than {LONGEST_HEADER} characters"
+            )
+        return str(line or "")
+
+    def _path(self, path: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(self._root, path)
+
+    def _relative(self, status: Any) -> str:
+        return str(status.getPath().toString())[len(str(self._root.toString()).rstrip("/")) + 1 :]
+
+
+def _spelled(url: str) -> str:
+    """`file:/data` as Spark spells it where it read a row: `file:///data`."""
+    return re.sub(r"^([a-z0-9+.-]+):/(?!/)", r"\1:///", url)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(("_", "."))
+
+
+def _each(items: Sequence[Any], work: Callable[[Any], _T]) -> list[_T]:
+    """`work` on every item at once, results in order; py4j gives each thread its own connection."""
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(work, items))
