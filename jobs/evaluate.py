@@ -203,8 +203,8 @@ def _standing(
     if champion is None or champion.version == challenger:
         return None
     trained = training(run.ledger, champion.version)
-    if tables.features.table not in trained.inputs:
-        reason = f"Version {champion.version} was made for another feature table and cannot predict these rows."
+    if not {tables.features.table, tables.labels.table} <= trained.inputs.keys():
+        reason = f"Version {champion.version} was made for other features or another label and cannot be measured on these rows."
         return Standing(champion.version, None, None, reason)
     run.progress.message(f"evaluate: measuring the champion, version {champion.version}, on the same rows")
     model = registry.load(run.pipeline.pipeline, champion.version)

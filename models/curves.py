@@ -64,8 +64,8 @@ def binary(predictions: DataFrame, *, threshold: float, key: Sequence[str]) -> l
     positive = sum(point.rows or 0 for point in points if point.series in ("fp", "tp"))
     rows = sum(steps.totals.values())
     points.append(Point("threshold", "chosen", 0, threshold, positive / rows, positive))
-    points += _calibrated(predictions, calibration, CALIBRATION_BINS, key, "event")
-    return points + _lifted(predictions, lift, key)
+    points += _calibrated(predictions, rows, calibration, key, "event")
+    return points + _lifted(predictions, rows, lift, key)
 
 
 def multiclass(predictions: DataFrame, *, classes: Sequence[str], key: Sequence[str]) -> list[Point]:
@@ -81,7 +81,9 @@ def multiclass(predictions: DataFrame, *, classes: Sequence[str], key: Sequence[
     judged = predictions.select(*key, right, score)
     with descending_steps(judged, "score", rows=F.lit(1)) as steps:
         calibration = _bin_of(steps, "score", CALIBRATION_BINS)
-    return confusion(predictions, names) + _calibrated(judged, calibration, CALIBRATION_BINS, key, "predicted class")
+    return confusion(predictions, names) + _calibrated(
+        judged, steps.totals["rows"], calibration, key, "predicted class"
+    )
 
 
 def regression(predictions: DataFrame, *, key: Sequence[str]) -> list[Point]:
@@ -98,7 +100,9 @@ def regression(predictions: DataFrame, *, key: Sequence[str]) -> list[Point]:
     ]
     with descending_steps(predictions, "prediction", rows=F.lit(1)) as steps:
         decile = _bin_of(steps, "prediction", 10)
-    sums = _bin_sums(predictions, decile, 10, key, {"x": F.col("prediction"), "y": F.col("label")})
+    sums = _bin_sums(
+        predictions, steps.totals["rows"], decile, 10, key, {"x": F.col("prediction"), "y": F.col("label")}
+    )
     return points + [
         Point("deciles", "label", index, row["x"] / row["rows"], row["y"] / row["rows"], row["rows"])
         for index, row in enumerate(reversed(sums))
@@ -173,28 +177,29 @@ def _bin_of(steps: Steps, column: str, count: int) -> Column:
 
 
 def _bin_sums(
-    predictions: DataFrame, number: Column, count: int, key: Sequence[str], values: Mapping[str, Column]
+    predictions: DataFrame, rows: int, number: Column, count: int, key: Sequence[str], values: Mapping[str, Column]
 ) -> list[dict[str, float]]:
     """`rows` and the sum of each value in each bin that has rows, bin 0 first."""
-    bins = Slicing("_bin", tuple(str(index) for index in range(count)))
+    bins = Slicing("_bin", named=tuple(str(index) for index in range(count)))
     summed = {"rows": F.lit(1), **values}
-    with measured_rows(
-        predictions.withColumn("_bin", number), summed, key=key, slicings=[bins], bootstrap=0
-    ) as measured:
+    binned = predictions.withColumn("_bin", number)
+    with measured_rows(binned, summed, key=key, slicings=[bins], rows=rows) as measured:
         sums = totals_by_part(measured)[0].sum(axis=0)[:, 0, :]
     return [dict(zip(summed, map(float, row), strict=True)) for row in sums if row[0] > 0]
 
 
-def _calibrated(predictions: DataFrame, number: Column, count: int, key: Sequence[str], series: str) -> list[Point]:
-    sums = _bin_sums(predictions, number, count, key, {"score": F.col("score"), "events": F.col("label")})
+def _calibrated(predictions: DataFrame, rows: int, number: Column, key: Sequence[str], series: str) -> list[Point]:
+    sums = _bin_sums(
+        predictions, rows, number, CALIBRATION_BINS, key, {"score": F.col("score"), "events": F.col("label")}
+    )
     return [
         Point("calibration", series, index, row["score"] / row["rows"], row["events"] / row["rows"], row["rows"])
         for index, row in enumerate(reversed(sums))
     ]
 
 
-def _lifted(predictions: DataFrame, number: Column, key: Sequence[str]) -> list[Point]:
-    sums = _bin_sums(predictions, number, LIFT_BINS, key, {"events": F.col("label")})
+def _lifted(predictions: DataFrame, count: int, number: Column, key: Sequence[str]) -> list[Point]:
+    sums = _bin_sums(predictions, count, number, LIFT_BINS, key, {"events": F.col("label")})
     rows = np.cumsum([row["rows"] for row in sums])
     events = np.cumsum([row["events"] for row in sums])
     points = []

@@ -10,8 +10,8 @@ from pyspark.sql import functions as F
 from transforms.errors import ModelError
 
 
-def refuse_scores(predictions: DataFrame) -> None:
-    """Check the `label` and `score` of a binary task.
+def refuse_scores(predictions: DataFrame) -> int:
+    """Number of rows of a binary task, each of which has a `label` and a `score`.
 
     Raises:
         ModelError: a score is null or NaN, a label neither 0 nor 1, or all rows are of one class.
@@ -37,6 +37,7 @@ def refuse_scores(predictions: DataFrame) -> None:
             f"{found['rows']} rows hold {found['events']} events and {found['others']} others; expected both."
             " Make the part longer (`split`), or check `features.label.value`."
         )
+    return int(found["rows"])
 
 
 def refuse_missing(predictions: DataFrame, *needed: Column) -> int:

@@ -64,7 +64,7 @@ def binary(
         ModelError: a score is null or NaN, or all rows are of one class. A slice of one class is no error: what it cannot
             define is None.
     """
-    refuse_scores(predictions)
+    rows = refuse_scores(predictions)
     event, positive = F.col("label") == 1, F.col("score") >= threshold
     clipped = F.greatest(F.least(F.col("score"), F.lit(1 - EPSILON)), F.lit(EPSILON))
     values = {
@@ -76,7 +76,9 @@ def binary(
         "squares": F.pow(F.col("score") - F.col("label"), F.lit(2.0)),
     }
     cuts = slicings(predictions, slices)
-    with measured_rows(predictions, values, key=key, slicings=cuts, bootstrap=bootstrap, score="score") as measured:
+    with measured_rows(
+        predictions, values, key=key, slicings=cuts, rows=rows, bootstrap=bootstrap, score="score"
+    ) as measured:
         by_part = totals_by_part(measured)
         ranks = rank_totals(measured, by_part, "events", "others")
     found = []
@@ -125,7 +127,7 @@ def multiclass(
     """
     label, prediction = F.col("label").cast("int"), F.col("prediction").cast("int")
     given = F.try_element_at("probability", label + 1)
-    refuse_missing(predictions, F.col("prediction"), given)
+    rows = refuse_missing(predictions, F.col("prediction"), given)
     values: dict[str, Column] = {
         "rows": F.lit(1),
         "right": label == prediction,
@@ -136,7 +138,7 @@ def multiclass(
         values[f"predicted {index}"] = prediction == index
         values[f"actual {index}"] = label == index
     found = []
-    for cut, sums in _summed(predictions, values, key, slicings(predictions, slices), bootstrap):
+    for cut, sums in _summed(predictions, values, key, slicings(predictions, slices), rows, bootstrap):
         found += _rows(cut, sums["rows"], _multiclass(sums, classes))
     return found
 
@@ -186,7 +188,7 @@ def regression(
     values = {"rows": F.lit(1), "errors": error, "sizes": F.abs(error), "squares": error * error}
     values |= {"deviations": deviation, "spread": deviation * deviation}
     found = []
-    for cut, sums in _summed(predictions, values, key, slicings(predictions, slices), bootstrap):
+    for cut, sums in _summed(predictions, values, key, slicings(predictions, slices), rows, bootstrap):
         found += _rows(cut, sums["rows"], {("", name): value for name, value in _regression(sums).items()})
     quantiles = exact_quantiles(
         predictions.select(error.alias("error")), "error", [share / 100 for share in ERROR_QUANTILES]
@@ -211,10 +213,15 @@ def _regression(sums: Mapping[str, Doubles]) -> dict[str, Doubles]:
 
 
 def _summed(
-    predictions: DataFrame, values: Mapping[str, Column], key: Sequence[str], cuts: Sequence[Slicing], bootstrap: int
+    predictions: DataFrame,
+    values: Mapping[str, Column],
+    key: Sequence[str],
+    cuts: Sequence[Slicing],
+    rows: int,
+    bootstrap: int,
 ) -> Iterator[tuple[Slicing, dict[str, Doubles]]]:
     """Each slicing with the sums of the values, shape (slice values, replicates)."""
-    with measured_rows(predictions, values, key=key, slicings=cuts, bootstrap=bootstrap) as measured:
+    with measured_rows(predictions, values, key=key, slicings=cuts, rows=rows, bootstrap=bootstrap) as measured:
         for cut, parts in zip(cuts, totals_by_part(measured), strict=True):
             yield cut, dict(zip(measured.names, np.moveaxis(parts.sum(axis=0), -1, 0), strict=True))
 

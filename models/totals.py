@@ -50,16 +50,17 @@ def measured_rows(
     *,
     key: Sequence[str],
     slicings: Sequence[Slicing],
-    bootstrap: int,
+    rows: int,
+    bootstrap: int = 0,
     score: str | None = None,
 ) -> Iterator[Measured]:
     """Put the rows in canonical parts and order; released when the block ends.
 
     Args:
         values: what is summed, name -> expression.
+        rows: number of predictions.
         score: a column by which rows are ranked: parts are then its ranges, from the highest down.
     """
-    rows = predictions.count()
     hashed = predictions.withColumn("_row", row_hash(key))
     parts = range_count(rows)
     if score:

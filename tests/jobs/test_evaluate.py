@@ -207,7 +207,7 @@ def test_a_champion_of_another_feature_table_is_not_measured(new_shop: OpenShop)
     assert (details["champion_version"], details["champion_metrics"], details["champion_not_measured"]) == (
         standing,
         None,
-        f"Version {standing} was made for another feature table and cannot predict these rows.",
+        f"Version {standing} was made for other features or another label and cannot be measured on these rows.",
     )
 
 

@@ -363,6 +363,16 @@ def test_intervals_of_sums_agree_with_numpy(spark: SparkSession) -> None:
     assert found["r2"] == pytest.approx(tuple(np.quantile(explained, [0.025, 0.975])), rel=1e-9)
 
 
+@pytest.mark.quick
+def test_values_that_look_like_our_own_names_join_them(spark: SparkSession) -> None:
+    """No slice appears twice: "(none)" counts as missing, "(others)" as one of the others."""
+    data = scored(6).assign(tail=["x", "(none)", None, "(others)", "x", "x"], label=[0.0, 1.0] * 3)
+    found = binary(frame(spark, data), threshold=0.3, key=["id"], slices=["tail"])
+    assert [(m.value_of_slice, m.rows) for m in found if m.metric == "accuracy" and m.slice] == [
+        ("x", 3), ("(others)", 1), ("(none)", 2),
+    ]  # fmt: skip
+
+
 def test_rare_slice_values_are_measured_together(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two values are slices of their own: the ones with most rows, of equally many the first by name."""
     monkeypatch.setattr("models.slices.MOST_VALUES", 2)
