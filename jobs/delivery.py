@@ -20,6 +20,7 @@ from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import DataType, StructField, StructType
 
 from conf.schema import Source
 from conf.sql_text import mentioned
@@ -27,17 +28,20 @@ from jobs import layouts
 from jobs.lake import Transaction
 from jobs.landing import Landing
 from jobs.layouts import Group, Lines
-from jobs.manifests import Manifest
+from jobs.manifests import FileLedger, Manifest
 from jobs.runs import Run, fingerprint
-from transforms import contracts, dedupe, parse, rules
+from transforms import contracts, dedupe, explained, parse, rules
 from transforms.contracts import EVENT_DATE, ROW_ID, Contract
 from transforms.dedupe import HASH, KIND, STORED
 from transforms.errors import ContractError
-from transforms.expressions import derived_types
+from transforms.explained import FITS, RAW
+from transforms.expressions import derived_types, with_derived
 from transforms.instants import instant
-from transforms.parse import FILE, FITS, RAW
+from transforms.parse import FILE
 from transforms.rules import REASONS
 
+_PAST = "_past"  # a row of an earlier delivery that takes part in the order and is in quarantine already
+_JSON = {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
 _FILE, _DELIVERY = "_file", "_delivery"
 _READ_FAILURE = re.compile(r"\[(?:FAILED_READ_FILE|CANNOT_READ_FILE)[^\]]*\] (.*?)\.? (?:SQLSTATE|$)", re.MULTILINE)
 _WHY = {
@@ -72,13 +76,14 @@ def rules_fingerprint(source: Source) -> str:
 
 
 class Delivery:
-    """The work on one manifest; `attempts` says at which attempt each earlier manifest was taken."""
+    """The work on one manifest."""
 
-    def __init__(self, run: Run, manifest: Manifest, landing: Landing, attempts: Mapping[str, int]) -> None:
+    def __init__(self, run: Run, manifest: Manifest, landing: Landing, ledger: FileLedger) -> None:
         self.run, self.manifest, self.landing = run, manifest, landing
         self.source: Source = run.pipeline.sources[manifest.source]
         self.silver, self.quarantine = tables(run, manifest.source)
-        self._attempts = {**attempts, manifest.id: manifest.attempt}
+        self._taken = ledger.taken()
+        self._attempts = {**ledger.attempts(), manifest.id: manifest.attempt}
         self._versions = dict(manifest.base)
         self._persisted: list[DataFrame] = []
         self._is_written = False
@@ -114,11 +119,11 @@ class Delivery:
         groups = layouts.groups(run.spark, self.landing, self.source, run.pipeline.timezone, files)
         lines = layouts.lines(run.spark, self.landing, self.source, files)
         plain, counts = self._plain(groups, lines)
-        explained = self._explained(groups, lines, counts)
+        rest = self._explained(groups, lines, counts)
         if self._fills_empty_table:
             self._make_distinct()
         else:
-            self._merge([frame for frame in (plain, explained) if frame is not None])
+            self._merge([frame for frame in (plain, rest) if frame is not None])
         undeclared = sorted({name for group in groups for name in group.batch.undeclared})
         return Taken(self._versions[self.silver.table], self._versions[self.quarantine.table], lines, undeclared)
 
@@ -161,7 +166,7 @@ class Delivery:
             wholly = [f.path for f in group.files if f.path not in counts and lines[f.path].rows]
             for paths, wanted in ((partly, ~F.col(FITS)), (wholly, F.lit(True))):
                 if paths:
-                    read = parse.explained(self.run.spark, group.batch, [self.landing.url(path) for path in paths])
+                    read = explained.rows(self.run.spark, group.batch, [self.landing.url(path) for path in paths])
                     frame = rules.explain(read, self.source, timezone).filter(wanted)
                     at = rules.guarded(self.run.spark, self.source.at) if self.source.at else None
                     frames.append(self._finished(frame, at, RAW, REASONS))
@@ -179,17 +184,19 @@ class Delivery:
 
     def _finished(self, frame: DataFrame, at: Column | None, *more: str) -> DataFrame:
         """Silver's columns in order, and `more`."""
-        timezone = self.run.pipeline.timezone
         if ROW_ID in self.silver.columns:
             frame = frame.withColumn(ROW_ID, dedupe.row_id(self.source.columns))
-        if at is not None:
-            frame = frame.withColumn("_at", at)
-            moment = instant(frame, "_at", timezone)
-            local = moment if timezone == "UTC" else F.from_utc_timestamp(moment, timezone)
-            frame = frame.withColumn(EVENT_DATE, F.to_date(local))
         file = self.landing.relative(F.col(FILE), self.manifest.files)
         frame = frame.withColumns({_FILE: file, _DELIVERY: F.lit(self.manifest.id)})
-        return frame.select(*self.silver.columns, *more)
+        return self._dated(frame, at).select(*self.silver.columns, *more)
+
+    def _dated(self, frame: DataFrame, at: Column | None) -> DataFrame:
+        if at is None:
+            return frame
+        timezone, frame = self.run.pipeline.timezone, frame.withColumn("_at", at)
+        moment = instant(frame, "_at", timezone)
+        local = moment if timezone == "UTC" else F.from_utc_timestamp(moment, timezone)
+        return frame.withColumn(EVENT_DATE, F.to_date(local))
 
     # writing
 
@@ -221,7 +228,7 @@ class Delivery:
         contested = self._persist(dedupe.repeated(rows, self.silver))
         if contested.count() == 0:
             return
-        candidates = self._of(rows, contested, "left_semi").withColumn(STORED, F.lit(False))
+        candidates = self._of(rows, contested, "left_semi").withColumns({STORED: F.lit(False), _PAST: F.lit(False)})
         resolved = self._resolve(candidates)
         chosen = resolved.filter(F.col(KIND).isNull()).select(*self.silver.columns)
         distinct = self._of(rows, contested, "left_anti").unionByName(chosen)
@@ -239,10 +246,15 @@ class Delivery:
             self._write(rows, "rows")
             return
         candidates = [
-            self._of(frame, contested, "left_semi").withColumn(STORED, F.lit(is_stored))
-            for frame, is_stored in ((rows, False), (stored, True))
+            self._of(frame, contested, "left_semi").withColumns({STORED: F.lit(is_stored), _PAST: F.lit(is_past)})
+            for frame, is_stored, is_past in (
+                (rows, False, False),
+                (stored, True, False),
+                (self._equal_before(), True, True),
+            )
+            if frame is not None
         ]
-        resolved = self._resolve(candidates[0].unionByName(candidates[1]))
+        resolved = self._resolve(reduce(DataFrame.unionByName, candidates))
         chosen = resolved.filter(F.col(KIND).isNull() & ~F.col(STORED)).select(*self.silver.columns)
         rows = self._of(rows, contested, "left_anti").unionByName(chosen)
         replaced = resolved.filter(STORED).filter(F.col(KIND).isNotNull())
@@ -256,21 +268,48 @@ class Delivery:
 
     def _resolve(self, candidates: DataFrame) -> DataFrame:
         """Name the row of each contested key; those that leave go to quarantine."""
-        resolved = self._persist(dedupe.resolve(candidates, self.silver, latest=self.source.latest))
+        resolved = dedupe.resolve(candidates, self.silver, latest=self.source.latest)
+        resolved = self._persist(resolved.filter(~F.col(_PAST)))
         leaving = resolved.filter(F.col(KIND).isNotNull())
         names = [F.col(column).alias(spec.header or column) for column, spec in self.source.columns.items()]
-        options = {"ignoreNullFields": "false", "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"}
         why = F.create_map(*(F.lit(text) for pair in _WHY.items() for text in pair))
         rows = leaving.select(
             F.col(KIND).alias("kind"),
             F.array(why[F.col(KIND)]).alias("reasons"),
-            F.to_json(F.struct(*names), options).alias("raw"),
+            F.to_json(F.struct(*names), _JSON).alias("raw"),
             _FILE,
             _DELIVERY,
         )
         if not leaving.isEmpty():
             self._quarantine(rows, "duplicates")
         return resolved
+
+    def _equal_before(self) -> DataFrame | None:
+        """Rows delivered earlier that were equal to the stored one, by files that rank above one of this delivery.
+
+        They are in quarantine as `unchanged`. The stored row stands for them with a rank that may be lower than theirs; without
+        them a row that comes late, of a rank in between, would win where it should lose.
+        """
+        lowest = min(dedupe.rank_of(file.path) for file in self.manifest.files)
+        later = [path for path in self._taken if dedupe.rank_of(path) > lowest]
+        if not later or not self.source.key:
+            return None
+        schema = StructType(
+            [
+                StructField(spec.header or name, DataType.fromDDL(spec.type))
+                for name, spec in self.source.columns.items()
+            ]
+        )
+        base = self.run.lake.read(self.quarantine, self.manifest.base[self.quarantine.table])
+        equal = base.filter((F.col("kind") == "unchanged") & F.col(_FILE).isin(later))
+        in_force = F.try_element_at(self._attempt_of_delivery(), F.col(_DELIVERY)) == F.col("_attempt")
+        rows = equal.filter(in_force).select(F.from_json("raw", schema, _JSON).alias("row"), _FILE, _DELIVERY)
+        names = [F.col("row")[spec.header or name].alias(name) for name, spec in self.source.columns.items()]
+        frame = with_derived(rows.select(*names, _FILE, _DELIVERY), self.source)
+        return self._dated(frame, F.expr(self.source.at) if self.source.at else None).select(*self.silver.columns)
+
+    def _attempt_of_delivery(self) -> Column:
+        return F.create_map(*(F.lit(value) for pair in self._attempts.items() for value in pair))
 
     def _quarantine(self, rows: DataFrame, part: str) -> None:
         attempts = F.create_map(*(F.lit(value) for pair in self._attempts.items() for value in pair))

@@ -128,7 +128,7 @@ def _deliver(
 
 
 def _take(run: Run, ledger: FileLedger, manifest: Manifest, landing: Landing, *, is_resumed: bool) -> None:
-    delivery = Delivery(run, manifest, landing, ledger.attempts())
+    delivery = Delivery(run, manifest, landing, ledger)
     try:
         if is_resumed:
             _same_files(landing, manifest)

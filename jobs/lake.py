@@ -74,6 +74,8 @@ class Lake:
         builder = DeltaTable.createIfNotExists(self.spark).location(self.path(contract)).addColumns(contract.schema)
         for name, value in PROPERTIES.items():
             builder = builder.property(name, value)
+        if contract.statistics:
+            builder = builder.property("delta.dataSkippingStatsColumns", ",".join(contract.statistics))
         if contract.partition_by:
             builder = builder.partitionedBy(*contract.partition_by)
         if contract.cluster_by:

@@ -31,13 +31,18 @@ class Field:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a table promises. `table` is its folder under the lake's root; at most one row per `key` (empty: no key)."""
+    """What a table promises. `table` is its folder under the lake's root; at most one row per `key` (empty: no key).
+
+    `statistics` are the columns whose smallest and largest value Delta keeps for each file, so that readers skip files (empty:
+    the first 32). Each costs a comparison a row written.
+    """
 
     table: str
     fields: tuple[Field, ...]
     key: tuple[str, ...] = ()
     cluster_by: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -108,7 +113,8 @@ def silver(pipeline: str, name: str, source: Source, derived_types: Mapping[str,
     ]
     partition = (source.partition_by,) if source.partition_by else ()
     cluster = (EVENT_DATE,) if source.at and not partition else ()
-    return Contract(f"silver/{pipeline}_{name}", tuple(fields), key, cluster, partition)
+    statistics = (EVENT_DATE, "_delivery") if source.at else ("_delivery",)
+    return Contract(f"silver/{pipeline}_{name}", tuple(fields), key, cluster, partition, statistics)
 
 
 def quarantine(pipeline: str, name: str) -> Contract:
@@ -136,11 +142,11 @@ def files(pipeline: str) -> Contract:
         (
             Field("source", "string", "source of the pipeline file", True),
             Field("manifest", "string", "hash of the manifest that lists the file", True),
-            Field("attempt", "int", "1 for the first try; one more after a refusal or --force", True),
+            Field("attempt", "int", "1 for the first try; one more after a refusal", True),
             Field("path", "string", "relative to the raw root", True),
             Field("etag", "string", "content identity: etag of the store, or a hash of the bytes", True),
             Field("size_bytes", "bigint", "size when listed", True),
-            Field("status", "string", "planned, taken or refused", True),
+            Field("status", "string", "planned, taken, refused, or replaced: all files were read again later", True),
             Field("rows_read", "bigint", "rows counted at the parser"),
             Field("rows_good", "bigint", "inserted or updated in silver"),
             Field("rows_quarantined", "bigint", "rows of kind bad"),

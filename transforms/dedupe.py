@@ -2,8 +2,7 @@
 
 Rows of one key are put in a total order: by `latest`, then by the delivery date in the path, then by path, then by content.
 The first of them is the key's row. Two rows of the same path stand in the order of delivery: a path holds one file at a time,
-so that only its newest content is the truth. A row that is equal to the stored one changes nothing, whatever its rank; it keeps
-its rank in quarantine, where `resolve` finds it again when a row of a rank in between comes late.
+so that only its newest content is the truth. A row that is equal to the stored one changes nothing, whatever its rank.
 """
 
 from __future__ import annotations
@@ -111,6 +110,13 @@ def delivery_date(file: Column) -> Column:
     plain = F.regexp_replace(file, r"(?i)(year|month|day|date|dt)=", "")
     dates = F.regexp_extract_all(plain, F.lit(f"({_DATE})"), F.lit(1))
     return F.regexp_replace(F.try_element_at(dates, F.lit(-1)), "[^0-9]", "")
+
+
+def rank_of(path: str) -> tuple[str, str]:
+    """A path's place in the order of deliveries: its date as `delivery_date` gives it, then the path."""
+    plain = re.sub(r"(?i)(year|month|day|date|dt)=", "", path)
+    dates = [match[0] for match in re.finditer(_DATE, plain)]
+    return re.sub("[^0-9]", "", dates[-1]) if dates else "", path
 
 
 def _order(latest: str | None) -> list[Column]:

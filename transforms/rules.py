@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 from pyspark.sql.classic.column import Column as ClassicColumn
 
 from conf.schema import Source
+from transforms.clock_changes import in_skipped_hour
+from transforms.explained import FITS, PROBLEMS
 from transforms.expressions import with_derived
-from transforms.parse import FITS, PROBLEMS, in_skipped_hour
 
 REASONS = "_reasons"
 _LARGEST = 1.7976931348623157e308  # the largest finite double; NaN counts as larger
@@ -36,7 +37,7 @@ def clean(frame: DataFrame, source: Source, timezone: str) -> DataFrame:
 
 
 def explain(frame: DataFrame, source: Source, timezone: str) -> DataFrame:
-    """Add the derived columns and REASONS to `parse.explained`: its sentences, and one for every rule that the row breaks.
+    """Add the derived columns and REASONS to `explained.rows`: its sentences, and one for every rule that the row breaks.
 
     FITS then says whether `clean` keeps the row.
 
