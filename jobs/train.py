@@ -42,11 +42,10 @@ class Winner:
 def run(run: Run) -> Outcome:
     """Train on the exact versions that the features stage recorded, once per identity."""
     pipeline = run.pipeline
-    plans = search.plans(pipeline.train, pipeline.task)
     tables = features.tables(run.spark, pipeline)
     inputs = _inputs(run, tables)
     specs = [*_search_specs(run), pipeline.evaluate.threshold if pipeline.task == "binary" else None]
-    return stage(run, JOB, specs=specs, inputs=inputs, body=lambda attempt: _train(run, plans, tables, inputs, attempt))
+    return stage(run, JOB, specs=specs, inputs=inputs, body=lambda attempt: _train(run, tables, inputs, attempt))
 
 
 def _search_specs(run: Run) -> list[object]:
@@ -68,8 +67,9 @@ def _inputs(run: Run, tables: Tables) -> dict[str, int]:
     return {name: written[name] for name in names}
 
 
-def _train(run: Run, plans: list[Plan], tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
+def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
     name = run.pipeline.pipeline
+    plans = search.plans(run.pipeline.train, run.pipeline.task)
     identity = fingerprint("search", _search_specs(run), inputs, attempt.number)
     log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
     held_out = contracts.out_of_fold(name, features.membership_version(run.pipeline), tables.key)

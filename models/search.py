@@ -221,7 +221,8 @@ def _snake(name: str) -> str:
 
 
 def _hint(word: str, known: Iterable[str]) -> str:
-    nearest = get_close_matches(word, list(known), n=1)
+    known = list(known)
+    nearest = get_close_matches(word, known, n=1) or [name for name in known if name.startswith(word)]
     return f" Did you mean '{nearest[0]}'?" if nearest else ""
 
 
