@@ -150,7 +150,7 @@ class Ledger:
 
     def record(self, stage: Stage) -> None:
         """Append one row: from here on the stage is done."""
-        row = {**stage.__dict__, "details": json.dumps(stage.details, sort_keys=True, default=str)}
+        row = {**stage.__dict__, "details": json.dumps(stage.details, default=str)}
         frame = self._lake.spark.createDataFrame([row], self._contract.schema).coalesce(1)
         name = f"ledger:{stage.job}:{stage.run_date}:{stage.fingerprint}"
         self._lake.append(frame, self._contract, Transaction(name, stage.attempt))

@@ -155,8 +155,10 @@ def _log_to_standard_error(*, live: bool) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         force=True,
     )
-    # Libraries that talk at INFO, and Spark's query-context loggers, whose lines carry row values whatever the level.
-    for name in ("py4j", "great_expectations", "mlflow", "alembic", "matplotlib", "XGBoost-PySpark", "httpx"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Libraries may talk at INFO, and some set their own level when imported: what they say below a warning is not passed on.
+    ours = ("conf", "transforms", "models", "jobs", "__main__")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in ours)
+    # Spark's query-context loggers print lines that carry row values, whatever the level.
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
