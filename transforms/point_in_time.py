@@ -14,8 +14,9 @@ from pyspark.sql import types as T
 
 from conf.schema import Duration
 from transforms.arrays import runs
+from transforms.blocks import Sides
 from transforms.errors import ContractError
-from transforms.time_buckets import Sides, answer_each, problems_of_sides
+from transforms.time_buckets import answer_each, problems_of_sides
 
 
 def as_of_join(

@@ -17,8 +17,9 @@ from pyspark.sql import types as T
 
 from conf.schema import Duration
 from transforms.arrays import Ranges, canonical_within_ties, runs
+from transforms.blocks import Sides
 from transforms.errors import ContractError
-from transforms.time_buckets import Sides, answer_each, problems_of_sides
+from transforms.time_buckets import answer_each, problems_of_sides
 
 FUNCTIONS = ("count", "sum", "avg", "min", "max", "variance", "stddev", "last")
 _OF_NUMBERS = ("sum", "avg", "variance", "stddev")
@@ -64,7 +65,8 @@ def trailing(
     the latest value that is not null, the largest of those known at the same instant.
 
     Results do not depend on the order or partitioning of either frame. A task holds in memory the events of one key over
-    twice the widest width, beside some half a million rows.
+    twice the widest width, about 100 bytes and the carried columns each, and some half a million rows besides: ten million
+    events of one key in the widest window ask for some 3 GB.
 
     Raises:
         ContractError: a column is absent, or its type does not fit its role; all problems are listed.

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from transforms import time_buckets
-from transforms.time_buckets import _Packing, _Unpacking, bucket_width, microseconds
+from transforms import blocks
+from transforms.blocks import Packing, Unpacking, microseconds
+from transforms.time_buckets import bucket_width
 
 pytestmark = pytest.mark.quick
 
@@ -19,14 +20,14 @@ KEYS = 7
 
 
 def packed(queries: pa.Table, events: pa.Table, *, rows_in_batch: int) -> list[pa.RecordBatch]:
-    """What the last stage reads: blocks of both sides sorted by bin, in small batches."""
-    packing = _Packing(WIDTH, REACH, bins=16)
-    blocks = [
+    """What the last stage reads: blocks sorted by bin, events first, in small batches."""
+    packing = Packing(WIDTH, REACH, bins=16)
+    packed_rows = [
         *packing.queries(queries.to_batches(max_chunksize=rows_in_batch)),
         *packing.events(events.to_batches(max_chunksize=rows_in_batch)),
     ]
-    table = pa.Table.from_batches(blocks)
-    return table.take(pa.array(np.argsort(table["bin"].to_numpy(), kind="stable"))).to_batches(max_chunksize=5)
+    table = pa.Table.from_batches(packed_rows)
+    return table.sort_by([("bin", "ascending"), ("is_query", "ascending")]).to_batches(max_chunksize=5)
 
 
 def side(rng: np.random.Generator, name: str, rows: int) -> pa.Table:
@@ -51,12 +52,12 @@ def test_every_query_meets_all_it_can_see_wherever_the_stream_is_cut(
     monkeypatch: pytest.MonkeyPatch, rows_at_once: int, largest_code: int
 ) -> None:
     """However many rows are packed and unpacked at once, each query appears once, with exactly the events of its window."""
-    monkeypatch.setattr(time_buckets, "_ROWS_PACKED", 70)
-    monkeypatch.setattr(time_buckets, "_ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(time_buckets, "_LARGEST_CODE", largest_code)
+    monkeypatch.setattr(blocks, "_ROWS_PACKED", 70)
+    monkeypatch.setattr(blocks, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(blocks, "_LARGEST_CODE", largest_code)
     rng = np.random.default_rng(0)
-    queries, events = side(rng, "query_0", 300), side(rng, "event", 400)
-    unpacking = _Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
+    queries, events = side(rng, "query_0", 900), side(rng, "event", 300)
+    unpacking = Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
 
     seen: dict[int, set[int]] = {}
     for both in unpacking.sides(packed(queries, events, rows_in_batch=30)):
@@ -87,9 +88,9 @@ def test_rows_that_match_nothing_are_answered_all_the_same() -> None:
             "place": pa.array([0, 77, 78]),
         }
     )
-    event = pa.table({"event": [0], "time": [4], "key_0": ["a"], "place": [0]})
-    for events, expected in ((event, {1: 1, 2: 0, 3: 0}), (event.slice(1), {1: 0, 2: 0, 3: 0})):
-        unpacking = _Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
+    told = pa.table({"event": [0, 1], "time": [4, -3], "key_0": ["a", "a"], "place": [0, 0]})
+    for events, expected in ((told, {1: 2, 2: 0, 3: 0}), (told.slice(2), {1: 0, 2: 0, 3: 0})):
+        unpacking = Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
         found = {}
         for both in unpacking.sides(packed(queries, events, rows_in_batch=10)):
             ends = both.ends()
