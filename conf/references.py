@@ -17,7 +17,6 @@ ESTIMATORS = {
     "linear_regression": ("regression",),
     "boosted_trees": ("binary", "multiclass", "regression"),
     "random_forest": ("binary", "multiclass", "regression"),
-    "decision_tree": ("binary", "multiclass", "regression"),
 }
 
 # Columns that silver tables add themselves.

@@ -320,7 +320,7 @@ def test_a_regression_has_no_classes_to_stratify_or_threshold(complaints: Compla
         "shop.yaml:48: split.folds.kind: stratified folds need classes, found a regression."
         " Choose time, random or grouped.",
         "shop.yaml:52: train.candidates.logistic.estimator: logistic_regression does not fit a regression task."
-        " Expected one of linear_regression, boosted_trees, random_forest, decision_tree.",
+        " Expected one of linear_regression, boosted_trees, random_forest.",
         "shop.yaml:53: evaluate.threshold belongs to a binary task, found the task regression. Remove it.",
     ]
 

@@ -8,11 +8,13 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from conf import references
 from conf.errors import ConfigError
 from conf.load import load
 from jobs import expressions
 from jobs.check import analyse
 from jobs.expressions import Analysis, allowed_functions
+from models import search
 
 TRIPS = """\
 pipeline: trips
@@ -182,6 +184,11 @@ def test_every_allowed_function_is_one_of_spark(spark: SparkSession) -> None:
     known = {row["function"] for row in spark.sql("SHOW SYSTEM FUNCTIONS").collect()}
     parsed = {"try_cast", "timestampadd", "timestampdiff", "not", "between", "position"}  # parts of the grammar
     assert allowed_functions() - known - parsed == set()
+
+
+def test_the_estimators_of_the_configuration_are_those_of_the_search() -> None:
+    """`conf` names them without importing Spark's."""
+    assert {name: tuple(tasks) for name, tasks in search.SHORT_NAMES.items()} == references.ESTIMATORS
 
 
 def test_no_allowed_function_depends_on_more_than_its_arguments(spark: SparkSession) -> None:
