@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType
 
-from conf.schema import PeriodicSpine, Pipeline
+from conf.schema import Pipeline
 from transforms import contracts, joins, spine, trailing_columns
 from transforms.contracts import Contract, Field
 from transforms.errors import ConfigError
@@ -37,7 +37,7 @@ def frame(sources: Mapping[str, DataFrame], pipeline: Pipeline, *, run_date: dat
 
     Raises:
         ContractError: a lookup table has several rows for one key, or a function changed the rows.
-        ConfigError: a name is taken twice, or what is not a window aggregate stands in a window.
+        ConfigError: what is not a window aggregate stands in a window, or a source without time is joined by time.
     """
     rows = spine.rows(sources, pipeline, run_date=run_date)
     rows = _with_columns(rows, pipeline)
@@ -62,7 +62,7 @@ def tables(spark: SparkSession, pipeline: Pipeline) -> Tables:
     """The contracts of a pipeline's feature, label and membership tables.
 
     Raises:
-        ConfigError: features whose name or type the key columns do not allow.
+        ConfigError: key columns whose type no feature can have.
     """
     name = pipeline.features.spine_source
     source = pipeline.sources[name]
@@ -89,19 +89,12 @@ def contract(pipeline: Pipeline, silver: Contract) -> Contract:
         silver: contract of the spine source.
 
     Raises:
-        ConfigError: features whose name or type the key columns do not allow; all are listed.
+        ConfigError: key columns whose type no feature can have; all are listed.
     """
     spec = pipeline.features
     key = key_fields(pipeline, silver)
     types = {field.name: DataType.fromDDL(field.type).simpleString() for field in key}
     problems = []
-    if isinstance(spec.spine, PeriodicSpine) and spec.as_of is not None:
-        problems.append("features.as_of: a periodic spine decides at its own steps. Remove as_of.")
-    for name, text in spec.columns.items():
-        if name == AS_OF or (name in types and text.strip() != name):
-            problems.append(
-                f"features.columns.{name}: the feature table has a key column of that name. Choose another name."
-            )
     for block, names, kind in (("numeric", spec.numeric, "double"), ("categorical", spec.categorical, "string")):
         for name in names:
             if types.get(name, kind) != kind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -22,7 +22,6 @@ def with_joins(rows: DataFrame, sources: Mapping[str, DataFrame], pipeline: Pipe
     """Add the columns of each join in order; a later one may join on what an earlier one took."""
     for index, join in enumerate(pipeline.features.joins):
         where = f"features.joins.{index}"
-        require_free(rows, join.take, f"{where}.take")
         other = observable(sources[join.source], pipeline.sources[join.source])
         if pipeline.sources[join.source].static:
             rows = _lookup(rows, other, join, pipeline.sources[join.source], where)
@@ -36,8 +35,7 @@ def with_children(rows: DataFrame, sources: Mapping[str, DataFrame], pipeline: P
 
     Where both sides have a time, details count that were known before `as_of`: the rule of windows and as-of joins.
     """
-    for index, children in enumerate(pipeline.features.children):
-        require_free(rows, children.take, f"features.children.{index}.take")
+    for children in pipeline.features.children:
         source = pipeline.sources[children.of]
         details = observable(sources[children.of], source)
         known = outcomes.known_at(details, source, frozenset(), pipeline.timezone)
@@ -92,22 +90,6 @@ def observable(rows: DataFrame, source: Source) -> DataFrame:
     """A table without the columns known only later, and without those that say how its rows came there."""
     rows = spine.source_rows(rows)
     return rows.drop(*outcomes.gates(rows, source))
-
-
-def require_free(rows: DataFrame, names: Iterable[str], where: str) -> None:
-    """Refuse column names that the frame has already.
-
-    Raises:
-        ConfigError: names all of them.
-    """
-    taken = {name.lower() for name in rows.columns}
-    problems = [
-        f"{where}.{name}: the frame has a column {name} already. Choose another name."
-        for name in names
-        if name.lower() in taken
-    ]
-    if problems:
-        raise ConfigError(problems)
 
 
 def _lookup(rows: DataFrame, other: DataFrame, join: Join, source: Source, where: str) -> DataFrame:

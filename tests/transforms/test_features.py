@@ -120,19 +120,6 @@ def test_a_lookup_on_a_key_that_repeats_is_refused(spark: SparkSession) -> None:
     )
 
 
-def test_names_taken_twice_are_refused(spark: SparkSession) -> None:
-    """Whatever the case: Spark would not tell them apart."""
-    pipeline = pipeline_of(
-        joins=[{"source": "kinds", "by": {"kind": "code"}, "take": {"SIZE": "weight", "kind": "group"}}]
-    )
-    with pytest.raises(ConfigError) as error:
-        rows_of(spark, pipeline)
-    assert error.value.problems == (
-        "features.joins.0.take.SIZE: the frame has a column SIZE already. Choose another name.",
-        "features.joins.0.take.kind: the frame has a column kind already. Choose another name.",
-    )
-
-
 def test_a_function_may_add_columns(spark: SparkSession) -> None:
     """It gets the whole frame, without outcomes."""
     pipeline = pipeline_of(function="tests.transforms.function_for_features.doubled", numeric=["twice"], categorical=[])
@@ -240,16 +227,13 @@ def test_the_contract_names_key_and_columns_with_their_meaning(spark: SparkSessi
     assert tables.features.conform(features.frame(sources(spark, pipeline), pipeline, run_date=RUN_DATE)).count() == 2
 
 
-def test_features_that_the_key_does_not_allow_are_refused(spark: SparkSession) -> None:
-    """All at once."""
-    pipeline = pipeline_of(columns={"id": "id * 2", "as_of": "size"}, numeric=["id"], categorical=["kind"])
+def test_a_key_column_of_another_type_is_no_feature(spark: SparkSession) -> None:
+    """The table has one column of that name, and the key keeps its type."""
     with pytest.raises(ConfigError) as error:
-        features.tables(spark, pipeline)
-    assert error.value.problems == (
-        "features.columns.id: the feature table has a key column of that name. Choose another name.",
-        "features.columns.as_of: the feature table has a key column of that name. Choose another name.",
+        features.tables(spark, pipeline_of(numeric=["id"], categorical=["kind"]))
+    assert str(error.value) == (
         "features.numeric: id is a key column of type int, and a feature there is double."
-        " Add it under another name, such as columns: {id_value: id}.",
+        " Add it under another name, such as columns: {id_value: id}."
     )
 
 
