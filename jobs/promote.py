@@ -100,10 +100,9 @@ def _beats(pipeline: Pipeline, evaluation: Mapping[str, Any], champion: int | No
     gain = standing - value if name in SMALLER_IS_BETTER else value - standing
     beaten = gain > margin
     by = f"{'' if beaten else 'not '}better{f' by more than {margin:g}' if margin else ''}"
-    return (
-        beaten,
-        f"{name} {value:.6g} on the test rows is {by} than {standing:.6g} of the champion, version {champion}",
-    )
+    seen = ", which was trained on some of them" if evaluation.get("champion_trained_on_test_rows") else ""
+    why = f"{name} {value:.6g} on the test rows is {by} than {standing:.6g} of the champion, version {champion}{seen}"
+    return beaten, why
 
 
 def _require(names: Mapping[str, float] | list[str], metrics: Mapping[str, Any], of: str) -> None:

@@ -214,8 +214,8 @@ def _load(run: Run, version: int) -> PipelineModel:
 def _check_same_features(table: Contract, trained: Stage, version: int) -> None:
     if table.table in trained.inputs:
         return
-    prefix = table.table.rpartition("_")[0]
-    known = ", ".join(name for name in trained.inputs if name.startswith(prefix + "_"))
+    prefix = table.table.rpartition("_")[0] + "_"
+    known = ", ".join(name for name in trained.inputs if name.startswith(prefix))
     raise ContractError(
         f"score: model version {version}, the champion, was trained on {known}; the features of the pipeline file are {table.table}"
         " now. A model cannot score features that were defined otherwise. Train, evaluate and promote a model of the new features, or"

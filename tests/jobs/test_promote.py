@@ -82,14 +82,14 @@ def evaluation(value: float | None, standing: float | None = None, **more: Any) 
         ),
         (
             {},
-            evaluation(0.7, 0.7),
+            evaluation(0.7, 0.7, champion_trained_on_test_rows=True),
             3,
             Decision(
                 7,
                 3,
                 3,
                 False,
-                "Version 7 is not promoted: area_under_roc 0.7 on the test rows is not better than 0.7 of the champion, version 3.",
+                "Version 7 is not promoted: area_under_roc 0.7 on the test rows is not better than 0.7 of the champion, version 3, which was trained on some of them.",
             ),
         ),
         (
