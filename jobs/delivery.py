@@ -147,7 +147,9 @@ class Delivery:
         if not frames:
             return None, {}
         try:
-            rows = self._landed(reduce(DataFrame.unionByName, frames), "plain")
+            rows, written = self._landed(reduce(DataFrame.unionByName, frames), "plain")
+            if written == sum(lines[path].rows for path in read):  # no file has fewer good rows than lines
+                return rows, {path: lines[path].rows for path in read}
             counts = {row[_FILE]: row["count"] for row in rows.groupBy(_FILE).count().collect()}
         except (PySparkException, Py4JJavaError) as error:
             if "SQLSTATE: 22" not in str(error):  # data exceptions: overflow, division by zero, invalid text
@@ -180,7 +182,7 @@ class Delivery:
                 F.lit("bad").alias("kind"), F.col(REASONS).alias("reasons"), F.col(RAW).alias("raw"), _FILE, _DELIVERY
             )
             self._quarantine(bad, "bad")
-        return self._landed(frame.filter(~is_bad), "explained") if numbers.get(False) else None
+        return self._landed(frame.filter(~is_bad), "explained")[0] if numbers.get(False) else None
 
     def _finished(self, frame: DataFrame, at: Column | None, *more: str) -> DataFrame:
         """Silver's columns in order, and `more`."""
@@ -200,15 +202,15 @@ class Delivery:
 
     # writing
 
-    def _landed(self, frame: DataFrame, part: str) -> DataFrame:
-        """Good rows where they can be read again: in the table when it was empty, else on the workers' disks."""
+    def _landed(self, frame: DataFrame, part: str) -> tuple[DataFrame, int | None]:
+        """Good rows where they can be read again: in the table when it was empty, else on the workers' disks; their number if known."""
         if not self._fills_empty_table:
-            return self._persist(frame)
-        self._write(frame, part)
+            return self._persist(frame), None
+        written = self._write(frame.select(*self.silver.columns), part)
         rows = self.run.lake.read(self.silver, self._versions[self.silver.table])
-        return rows.filter(F.col(_DELIVERY) == self.manifest.id)
+        return rows.filter(F.col(_DELIVERY) == self.manifest.id), written
 
-    def _write(self, frame: DataFrame, part: str) -> None:
+    def _write(self, frame: DataFrame, part: str) -> int | None:
         """Add rows to silver; the first write of a rebuild replaces what was there."""
         replaces = self.manifest.rebuilds and not self._is_written
         transaction = self._transaction(self.silver, part)
@@ -218,6 +220,7 @@ class Delivery:
             commit = self.run.lake.append(frame, self.silver, transaction)
         self._is_written = True
         self._versions[self.silver.table] = commit.version
+        return commit.rows
 
     def _make_distinct(self) -> None:
         """One row per key in a table that held nothing but this delivery."""
@@ -239,7 +242,8 @@ class Delivery:
         """Add rows to a table that has some: new keys and rows that rank before the stored ones; nothing where nothing changes."""
         if not incoming:
             return
-        lake, rows = self.run.lake, reduce(DataFrame.unionByName, incoming)
+        lake = self.run.lake
+        rows = reduce(DataFrame.unionByName, [frame.select(*self.silver.columns) for frame in incoming])
         stored = lake.read(self.silver, self.manifest.base[self.silver.table])
         contested = self._persist(dedupe.repeated(rows, self.silver, self._neighbours(stored, rows)))
         if contested.count() == 0:

@@ -75,7 +75,7 @@ def _unchanged(run: Run, ledger: FileLedger, landing: Landing) -> Outcome:
     job, source = f"ingest.{manifest.source}", run.pipeline.sources[manifest.source]
     last = run.ledger.last(job)
     if last is None or last.details["manifest"] != manifest.id:
-        return _deliver(run, ledger, manifest, landing)
+        return _deliver(run, ledger, manifest, landing, is_taken=True)
     if last.details["rules"] != rules_fingerprint(source):
         run.progress.message(
             f"{job}: columns, derivations or rules have changed since its rows were judged; --force judges all files again"
@@ -109,16 +109,21 @@ def _versions(run: Run, name: str, *, rebuilds: bool) -> dict[str, int]:
 
 
 def _deliver(
-    run: Run, ledger: FileLedger, manifest: Manifest, landing: Landing, *, is_resumed: bool = False
+    run: Run,
+    ledger: FileLedger,
+    manifest: Manifest,
+    landing: Landing,
+    *,
+    is_resumed: bool = False,
+    is_taken: bool = False,
 ) -> Outcome:
     """One stage: do what is left of a delivery, and record it."""
-    last = ledger.last_taken()
-    is_taken = last is not None and (last.id, last.attempt) == (manifest.id, manifest.attempt)
 
     def body(attempt: Attempt) -> Outcome:
-        if not is_taken:
-            _take(run, ledger, manifest, landing, is_resumed=is_resumed)
-        details = ledger.details(manifest)
+        if is_taken:
+            details = ledger.details(manifest)
+        else:
+            details = _take(run, ledger, manifest, landing, is_resumed=is_resumed)
         outputs = details.pop("outputs")
         return Outcome(attempt.job, details["rows_read"], details["rows_good"], {}, outputs, details)
 
@@ -127,7 +132,8 @@ def _deliver(
     return stage(run, f"ingest.{manifest.source}", specs=specs, inputs={}, body=body, run_date=run.asked_run_date)
 
 
-def _take(run: Run, ledger: FileLedger, manifest: Manifest, landing: Landing, *, is_resumed: bool) -> None:
+def _take(run: Run, ledger: FileLedger, manifest: Manifest, landing: Landing, *, is_resumed: bool) -> dict[str, Any]:
+    """Take the files of a manifest and close it; returns the stage's details, with the table versions under `outputs`."""
     delivery = Delivery(run, manifest, landing, ledger)
     try:
         if is_resumed:
@@ -157,6 +163,7 @@ def _take(run: Run, ledger: FileLedger, manifest: Manifest, landing: Landing, *,
         "outputs": {delivery.silver.table: taken.silver, delivery.quarantine.table: taken.quarantine},
     }
     ledger.close_taken(manifest, counts, taken.silver, run.asked_run_date, details)
+    return details
 
 
 def _same_files(landing: Landing, manifest: Manifest) -> None:

@@ -45,6 +45,7 @@ class Landing:
         path = self._jvm.org.apache.hadoop.fs.Path(root)
         self._system: Any = path.getFileSystem(self._conf)
         self._root: Any = self._system.makeQualified(path)
+        self._stamps: dict[str, tuple[int, int]] = {}
 
     def url(self, path: str) -> str:
         """Where a file is, not encoded: what readers take."""
@@ -56,18 +57,25 @@ class Landing:
         Names that begin with `_` or `.` are left out, as Spark leaves them out.
         """
         statuses = list(self._matching(pattern))
+        self._stamps |= {self._relative(status): _stamp(status) for status in statuses}
         etags = _each(statuses, self._etag)
         found = [RawFile(self._relative(s), etag, int(s.getLen())) for s, etag in zip(statuses, etags, strict=True)]
         return sorted(found, key=lambda file: file.path)
 
     def differences(self, files: Sequence[RawFile]) -> list[str]:
-        """A sentence for each file whose content is no longer what was listed."""
+        """A sentence for each file whose content is no longer what was listed.
+
+        A file that this object listed itself, and that has the same length and time of change as then, is not read again.
+        """
 
         def difference(file: RawFile) -> str | None:
             path = self._path(file.path)
             if not self._system.exists(path):
                 return f"{self.url(file.path)}: was listed, and is gone now"
-            etag = self._etag(self._system.getFileStatus(path))
+            status = self._system.getFileStatus(path)
+            if _stamp(status) == self._stamps.get(file.path):
+                return None
+            etag = self._etag(status)
             if etag != file.etag:
                 return f"{self.url(file.path)}: was listed with content {file.etag}, and has {etag} now"
             return None
@@ -186,6 +194,10 @@ class Landing:
 
     def _relative(self, status: Any) -> str:
         return str(status.getPath().toString())[len(str(self._root.toString()).rstrip("/")) + 1 :]
+
+
+def _stamp(status: Any) -> tuple[int, int]:
+    return int(status.getModificationTime()), int(status.getLen())
 
 
 def _spelled(url: str) -> str:

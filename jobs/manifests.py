@@ -7,7 +7,7 @@ table versions it starts from, and closed as `taken` or `refused`. A killed run 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -61,10 +61,15 @@ class FileLedger:
         """The manifest that was planned and not closed."""
         closed = {(r["manifest"], r["attempt"]) for r in self._all() if r["status"] != PLANNED}
         rows = [r for r in self._all() if r["status"] == PLANNED and (r["manifest"], r["attempt"]) not in closed]
-        return self._manifest(rows) if rows else None
+        if not rows:
+            return None
+        manifest = self._manifest(rows)
+        commit = self._lake.committed(self.contract, manifest.transaction(self.contract, PLANNED))
+        assert commit is not None
+        return replace(manifest, base=commit.metadata["base"], rebuilds=commit.metadata["rebuilds"])
 
     def last_taken(self) -> Manifest | None:
-        """The manifest that was closed as taken last."""
+        """The manifest that was closed as taken last; without its base, which costs a look into the table's history."""
         rows = [r for r in self._all() if r["status"] == TAKEN]
         if not rows:
             return None
@@ -134,11 +139,7 @@ class FileLedger:
 
     def _manifest(self, rows: Sequence[Row]) -> Manifest:
         files = tuple(sorted((RawFile(r["path"], r["etag"], r["size_bytes"]) for r in rows), key=lambda f: f.path))
-        manifest = Manifest(self._source, rows[0]["manifest"], rows[0]["attempt"], files, {})
-        commit = self._lake.committed(self.contract, manifest.transaction(self.contract, PLANNED))
-        assert commit is not None
-        base, rebuilds = commit.metadata["base"], commit.metadata["rebuilds"]
-        return Manifest(manifest.source, manifest.id, manifest.attempt, files, base, rebuilds)
+        return Manifest(self._source, rows[0]["manifest"], rows[0]["attempt"], files, {})
 
     def _row(
         self,
