@@ -35,7 +35,8 @@ def descending_range(frame: DataFrame, column: str, *, row: Column, rows: int) -
     """
     count = range_count(rows)
     if count == 1:
-        return F.lit(0)
+        # Always 0. The optimizer would fold a literal away, and with it the partition of the windows over it.
+        return F.col(column).isNull().cast("int")
     shares = [index / count for index in range(1, count)]
     boundaries = sampled_quantiles(frame, column, shares, row=row, rows=rows)
     return F.size(F.filter(F.array(*map(F.lit, boundaries)), lambda boundary: boundary > F.col(column)))

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.system import deliveries, lakes
 
+ROOT = Path(__file__).resolve().parents[2]
 JOBS = ("ingest.parcels", "features", "train", "evaluate", "promote", "score")
 
 # What differs between two runs by nature: clocks, seconds, and MLflow's run ids in the details.
@@ -20,30 +23,39 @@ CLOCKS = ("recorded_at", "seconds", "details", "inputs", "outputs")
 pytestmark = pytest.mark.slow
 
 
-def millrace(folder: Path, environment: Path) -> subprocess.Popen[str]:
+@contextmanager
+def millrace(folder: Path, environment: Path) -> Iterator[subprocess.Popen[str]]:
+    """`millrace run` in a process group of its own (driver, JVM, workers), of which nothing is left behind."""
     command = [sys.executable, "-m", "jobs.cli", "run", str(folder / "parcels.yaml"), "--env", str(environment)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def finish(folder: Path, environment: Path) -> str:
-    process = millrace(folder, environment)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return output
+    with millrace(folder, environment) as process:
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        return output
 
 
 def kill_after(folder: Path, environment: Path, line: str) -> None:
-    """Start the run and SIGKILL its whole process group (driver, JVM, workers) once it has logged `line`."""
-    process = millrace(folder, environment)
-    assert process.stderr is not None
-    seen = []
-    for text in process.stderr:
-        seen.append(text)
-        if line in text:
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    process.stderr.close()
-    assert process.wait(timeout=60) == -signal.SIGKILL, "".join(seen)
+    """Start the run and SIGKILL its whole process group once it has logged `line`."""
+    with millrace(folder, environment) as process:
+        assert process.stderr is not None
+        seen = []
+        for text in process.stderr:
+            seen.append(text)
+            if line in text:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "".join(seen)
 
 
 @pytest.fixture

@@ -388,7 +388,8 @@ def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
         max(raw["purchases"]["bought_at"].max(), raw["customers"]["signed_up_at"].max()).tz_convert("Europe/Berlin")
         + pd.Timedelta(days=1)
     ).normalize()
-    moments = pd.date_range("2022-01-01", run_date, freq="MS", tz="Europe/Berlin").tz_convert("UTC")
+    moments = pd.date_range("2022-01-01", run_date.tz_localize(None), freq="MS").tz_localize("Europe/Berlin")
+    moments = moments.tz_convert("UTC")
     moments = moments[moments <= run_date]
     rows = []
     by_buyer = dict(buys.groupby("buyer"))
