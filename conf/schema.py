@@ -27,7 +27,9 @@ class Spec(BaseModel):
 
 def _identifier(value: Any) -> Any:
     if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
-        raise ValueError(f"{value!r} is not a name: expected a letter, then letters, digits and underscores, at most 64")
+        raise ValueError(
+            f"{value!r} is not a name: expected a letter, then letters, digits and underscores, at most 64"
+        )
     return value
 
 
@@ -53,7 +55,9 @@ class Duration(Spec):
             return value
         match = _DURATION.fullmatch(value.strip())
         if not match or int(match[1]) == 0:
-            raise ValueError(f"{value!r} is not a duration: expected a positive number and second, minute, hour, day or week, such as 3 hours")
+            raise ValueError(
+                f"{value!r} is not a duration: expected a positive number and second, minute, hour, day or week, such as 3 hours"
+            )
         return {"text": value.strip(), "length": timedelta(**{match[2] + "s": int(match[1])})}
 
     @property
@@ -80,7 +84,9 @@ class Period(Spec):
             return value
         match = _PERIOD.fullmatch(value.strip())
         if not match or int(match[1]) == 0:
-            raise ValueError(f"{value!r} is not a period: expected a positive number and hour, day, week, month or year, such as 1 month")
+            raise ValueError(
+                f"{value!r} is not a period: expected a positive number and hour, day, week, month or year, such as 1 month"
+            )
         return {"text": value.strip(), "count": int(match[1]), "unit": match[2]}
 
 
@@ -114,7 +120,9 @@ class Column(Spec):
     @model_validator(mode="after")
     def _known_type(self) -> Column:
         if self.type not in COLUMN_TYPES and not _DECIMAL.fullmatch(self.type):
-            raise ValueError(f"{self.type!r} is not a column type: expected one of {', '.join(COLUMN_TYPES)}, decimal(precision,scale)")
+            raise ValueError(
+                f"{self.type!r} is not a column type: expected one of {', '.join(COLUMN_TYPES)}, decimal(precision,scale)"
+            )
         return self
 
 
@@ -193,7 +201,9 @@ class Label(Spec):
     @model_validator(mode="after")
     def _whole(self) -> Label:
         if (self.of is None) != (self.within is None) or (self.of is None) != (not self.by):
-            raise ValueError("a label from another table's future needs all of `of`, `by` and `within`; a label of the spine's own columns none of them")
+            raise ValueError(
+                "a label from another table's future needs all of `of`, `by` and `within`; a label of the spine's own columns none of them"
+            )
         return self
 
 

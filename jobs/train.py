@@ -79,7 +79,9 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         winner, results = _search(run, rows, plans, pipelines, log)
         predictions = _out_of_fold(run, rows, winner, pipelines[winner.plan.candidate])
         commit = run.lake.append(
-            held_out.conform(predictions.withColumn("search", F.lit(identity))), held_out, attempt.transaction(held_out, identity)
+            held_out.conform(predictions.withColumn("search", F.lit(identity))),
+            held_out,
+            attempt.transaction(held_out, identity),
         )
         threshold = _threshold(run, held_out, commit.version, identity)
         run.progress.message(f"train: refitting {_described(winner.point)} on the whole training part")
@@ -111,7 +113,9 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
 
 def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int]) -> DataFrame:
     """Features, label, fold and train_from of the rows of part train, in canonical order."""
-    membership = run.lake.read(tables.membership, inputs[tables.membership.table]).where(F.col("part") == "train").drop("part")
+    membership = (
+        run.lake.read(tables.membership, inputs[tables.membership.table]).where(F.col("part") == "train").drop("part")
+    )
     key = tables.membership.key
     labels = run.lake.read(tables.labels, inputs[tables.labels.table]).select(*key, preprocessing.LABEL)
     rows = contracts.join_rows(run.lake.read(tables.features, inputs[tables.features.table]), labels, key)
@@ -194,7 +198,9 @@ def _out_of_fold(run: Run, rows: DataFrame, winner: Winner, pipeline: Pipeline) 
     for fold in range(folds.count):
         model = winner.models.get(fold)
         if model is None:
-            model = any_estimator.fit_whole(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
+            model = any_estimator.fit_whole(
+                pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold))
+            )
         frames.append(model.transform(rows.where(folds.validates(fold))))
     return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames])
 

@@ -122,7 +122,12 @@ def cached(frame: DataFrame) -> Iterator[DataFrame]:
 
 
 def _fold(
-    rows: tuple[DataFrame, DataFrame], fold: int, wanted: list[Route], evaluator: Evaluator, parallelism: int, keep: bool
+    rows: tuple[DataFrame, DataFrame],
+    fold: int,
+    wanted: list[Route],
+    evaluator: Evaluator,
+    parallelism: int,
+    keep: bool,
 ) -> Iterator[Fit]:
     """One fold: the prefix that all points share, then each group of points with equal prefixes."""
     groups: dict[tuple[Any, ...], list[Route]] = {}
@@ -175,7 +180,12 @@ def _group(
 
 
 def _fit_and_evaluate(
-    way: Route, rows: tuple[DataFrame, DataFrame], memo: dict[Any, Transformer], fold: int, evaluator: Evaluator, keep: bool
+    way: Route,
+    rows: tuple[DataFrame, DataFrame],
+    memo: dict[Any, Transformer],
+    fold: int,
+    evaluator: Evaluator,
+    keep: bool,
 ) -> Fit:
     started = time.monotonic()
     train, predictions = rows

@@ -73,15 +73,21 @@ class Folds:
         group = F.when(fold.between(-1, self.count - 1), fold).alias("fold")
         train_from = F.col(self.train_from).cast("int") if self.train_from else F.lit(None).cast("int")
         example = F.min(F.coalesce(fold.cast("string"), F.lit("null"))).alias("example")
-        return frame.groupBy(group, train_from.alias("train_from")).agg(F.count(F.lit(1)).alias("rows"), example).collect()
+        return (
+            frame.groupBy(group, train_from.alias("train_from")).agg(F.count(F.lit(1)).alias("rows"), example).collect()
+        )
 
     def _problems(self, cells: list[Row]) -> list[str]:
         wrong = sorted(cell["example"] for cell in cells if cell["fold"] is None)
         if wrong:
             expected = f"[0, {self.count}), or -1 for a row that no fold validates"
             return [f"Fold number must be in range {expected}, but got {wrong[0]} in column '{self.column}'."]
-        if self.scheme == "earlier" and any(c["train_from"] is not None and 0 <= c["train_from"] <= c["fold"] for c in cells):
-            return [f"Column '{self.train_from}' lets rows train the fold that they validate: it must be greater than '{self.column}'."]
+        if self.scheme == "earlier" and any(
+            c["train_from"] is not None and 0 <= c["train_from"] <= c["fold"] for c in cells
+        ):
+            return [
+                f"Column '{self.train_from}' lets rows train the fold that they validate: it must be greater than '{self.column}'."
+            ]
         problems = []
         for k in range(self.count):
             for part, belongs in (("training", self.in_training), ("validation", self.in_validation)):

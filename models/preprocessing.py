@@ -117,7 +117,10 @@ def _categorical(profile: Profile, design: Design) -> tuple[list[Any], list[str]
     names = profile.categorical
     indices = [f"{name}=index" for name in names]
     indexer = StringIndexer(
-        inputCols=[f"{name}=level" for name in names], outputCols=indices, handleInvalid="keep", stringOrderType="frequencyDesc"
+        inputCols=[f"{name}=level" for name in names],
+        outputCols=indices,
+        handleInvalid="keep",
+        stringOrderType="frequencyDesc",
     )
     if design in (Design.LINEAR, Design.SCALED):
         vectors = [f"{name}=levels" for name in names]

@@ -163,22 +163,34 @@ def _estimator(where: str, name: str, task: str) -> Estimator[Any]:
             raise ConfigError(f"{where}: '{name}' does not predict a {task} label. Use one of {others}.")
         return _instance(by_task[task])
     if "." not in name:
-        raise ConfigError(f"{where}: expected {', '.join(SHORT_NAMES)} or a dotted path, found '{name}'.{_hint(name, SHORT_NAMES)}")
+        raise ConfigError(
+            f"{where}: expected {', '.join(SHORT_NAMES)} or a dotted path, found '{name}'.{_hint(name, SHORT_NAMES)}"
+        )
     if not name.startswith(ROOTS):
-        raise ConfigError(f"{where}: '{name}' is refused: a dotted path names a class below pyspark.ml or xgboost.spark.")
+        raise ConfigError(
+            f"{where}: '{name}' is refused: a dotted path names a class below pyspark.ml or xgboost.spark."
+        )
     try:
         estimator = _instance(name)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{where}: '{name}' cannot be used: {error}. Name an estimator class, such as pyspark.ml.classification.FMClassifier.") from error
-    if not isinstance(estimator, Estimator) or not all(estimator.hasParam(p) for p in ("featuresCol", "labelCol", "predictionCol")):
+        raise ConfigError(
+            f"{where}: '{name}' cannot be used: {error}. Name an estimator class, such as pyspark.ml.classification.FMClassifier."
+        ) from error
+    if not isinstance(estimator, Estimator) or not all(
+        estimator.hasParam(p) for p in ("featuresCol", "labelCol", "predictionCol")
+    ):
         raise ConfigError(f"{where}: '{name}' does not learn to predict a label. Name a classifier or a regressor.")
     if estimator.hasParam("classifier"):
         raise ConfigError(f"{where}: '{name}' wraps another estimator. Name that estimator itself.")
     gives_probabilities = estimator.hasParam("probabilityCol")
     if task != "regression" and not gives_probabilities:
-        raise ConfigError(f"{where}: '{name}' gives no probabilities, which a {task} task needs. Use another, such as logistic_regression.")
+        raise ConfigError(
+            f"{where}: '{name}' gives no probabilities, which a {task} task needs. Use another, such as logistic_regression."
+        )
     if task == "regression" and estimator.hasParam("rawPredictionCol"):
-        raise ConfigError(f"{where}: '{name}' is a classifier; the task is regression. Use a regressor, such as linear_regression.")
+        raise ConfigError(
+            f"{where}: '{name}' is a classifier; the task is regression. Use a regressor, such as linear_regression."
+        )
     return estimator
 
 

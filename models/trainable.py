@@ -41,14 +41,18 @@ def check(
         for fold in range(folds.count):
             training, validation = _select(cells, folds.in_training, fold), _select(cells, folds.in_validation, fold)
             problems += _label_problems(f"the training rows of fold {fold}", training, classes, _CURE_FOLDS)
-            problems += _label_problems(f"the validation rows of fold {fold}", validation, classes, _CURE_FOLDS, some=True)
+            problems += _label_problems(
+                f"the validation rows of fold {fold}", validation, classes, _CURE_FOLDS, some=True
+            )
             if training and imputes:
                 problems += _empty_columns(f"the training rows of fold {fold}", training, numeric)
     if problems:
         raise ModelError(problems)
 
 
-def _cells(frame: DataFrame, folds: Folds, classes: int, numeric: Sequence[str], categorical: Sequence[str]) -> list[Row]:
+def _cells(
+    frame: DataFrame, folds: Folds, classes: int, numeric: Sequence[str], categorical: Sequence[str]
+) -> list[Row]:
     counted = [F.count_if(F.col(LABEL) == index).alias(f"class={index}") for index in range(classes)]
     present = [F.count_if(~is_missing(name)).alias(f"present={name}") for name in numeric]
     present += [F.count(name).alias(f"present={name}") for name in categorical]
@@ -62,7 +66,9 @@ def _select(cells: list[Row], belongs: Callable[[Row, int], bool], fold: int) ->
     return [cell for cell in cells if belongs(cell, fold)]
 
 
-def _label_problems(where: str, cells: list[Row], classes: Sequence[str], cure: str, *, some: bool = False) -> list[str]:
+def _label_problems(
+    where: str, cells: list[Row], classes: Sequence[str], cure: str, *, some: bool = False
+) -> list[str]:
     """No rows, or labels that cannot be told apart. Validation rows (`some`) need two classes, training rows every class."""
     if not cells:
         return [f"train: expected rows in {where}, found none. {cure}."]

@@ -82,7 +82,9 @@ def failures(trials: tuple[Trial, ...]) -> list[str]:
     for trial in trials:
         if trial.error:
             errors[trial.candidate, trial.error] = errors.get((trial.candidate, trial.error), 0) + 1
-    sentences = ["No grid point could be fitted in every fold; correct the candidates or the data that these errors name."]
+    sentences = [
+        "No grid point could be fitted in every fold; correct the candidates or the data that these errors name."
+    ]
     for (candidate, error), count in errors.items():
         where = f"candidate '{candidate}', " if candidate else ""
         sentences.append(f"{where}{count} trial(s): {error}")

@@ -95,7 +95,13 @@ def tune(
     routes = [any_estimator.route(search.estimator, point, extra) for point, extra in enumerate(search.grid)]
     models: dict[tuple[int, int], Model] = {}
     fits = any_estimator.fits(
-        frame, search.folds, routes, search.evaluator, parallelism=search.parallelism, skip=done.keys(), keep_models=keep_models
+        frame,
+        search.folds,
+        routes,
+        search.evaluator,
+        parallelism=search.parallelism,
+        skip=done.keys(),
+        keep_models=keep_models,
     )
     # Closed whatever happens: a generator that waits for its collection would keep the folds cached.
     with closing(fits):
@@ -129,10 +135,16 @@ class CrossValidator(stock.CrossValidator):
     """
 
     foldScheme: Param[str] = Param(
-        Params._dummy(), "foldScheme", "rows a fold trains on: others (all other folds) or earlier (time)", TypeConverters.toString
+        Params._dummy(),
+        "foldScheme",
+        "rows a fold trains on: others (all other folds) or earlier (time)",
+        TypeConverters.toString,
     )
     trainFromCol: Param[str] = Param(
-        Params._dummy(), "trainFromCol", "with foldScheme earlier: first fold that may train on the row", TypeConverters.toString
+        Params._dummy(),
+        "trainFromCol",
+        "with foldScheme earlier: first fold that may train on the row",
+        TypeConverters.toString,
     )
     keyCol: Param[str] = Param(
         Params._dummy(), "keyCol", "without foldCol: column whose hash decides the fold", TypeConverters.toString
@@ -228,7 +240,11 @@ class CrossValidator(stock.CrossValidator):
         collect = self.getCollectSubModels()
         result = tune(search, frame, keep_models=collect, stop_on_error=True)
         best = any_estimator.fit_whole(self.getEstimator(), grid[result.require_best()], dataset)
-        models = [[result.models[point, fold] for point in range(len(grid))] for fold in range(folds.count)] if collect else None
+        models = (
+            [[result.models[point, fold] for point in range(len(grid))] for fold in range(folds.count)]
+            if collect
+            else None
+        )
         fitted = CrossValidatorModel(best, result.mean.tolist(), cast("list[list[Model]]", models), result.std.tolist())
         return self._copyValues(fitted)
 
@@ -237,11 +253,15 @@ class CrossValidator(stock.CrossValidator):
         if scheme not in ("others", "earlier"):
             raise ConfigError(f"foldScheme is '{scheme}'; expected 'others' or 'earlier'.")
         if scheme == "earlier" and not column:
-            raise ConfigError("foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers.")
+            raise ConfigError(
+                "foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers."
+            )
         if self.getTrainFromCol() and scheme != "earlier":
             raise ConfigError("trainFromCol belongs to foldScheme 'earlier'. Set both, or neither.")
         if column:
-            return dataset, Folds(count, column, cast(Literal["others", "earlier"], scheme), self.getTrainFromCol() or None)
+            return dataset, Folds(
+                count, column, cast(Literal["others", "earlier"], scheme), self.getTrainFromCol() or None
+            )
         column = f"{self.uid}_fold"
         hashed = with_hash_folds(dataset, count=count, seed=self.getSeed(), key=self.getKeyCol(), column=column)
         return hashed, Folds(count, column)
@@ -287,11 +307,15 @@ def describe_error(error: Exception) -> str:
 
 
 def _trial(search: Search, fit: Fit) -> Trial:
-    parameters = search.parameters[fit.point] if search.parameters else {p.name: v for p, v in search.grid[fit.point].items()}
+    parameters = (
+        search.parameters[fit.point] if search.parameters else {p.name: v for p, v in search.grid[fit.point].items()}
+    )
     value, error = fit.value, describe_error(fit.error) if fit.error else None
     if value is not None and not np.isfinite(value):
         value, error = None, f"the metric is {value}, expected a finite number"
-    return Trial(search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error)
+    return Trial(
+        search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error
+    )
 
 
 def _bytes_per_worker(dataset: DataFrame) -> int:

@@ -19,11 +19,11 @@ Gates = Mapping[str, frozenset[str]]
 
 
 def columns_used(frame: DataFrame, expression: str) -> set[str]:
-    """The columns of `frame`, in lower case, that a SQL expression (an aggregate too) reads, as Spark's own analyser resolves them."""
+    """The columns of `frame` that a SQL expression (an aggregate too) reads: resolved by Spark, in the case that the expression has."""
     references = frame.select(F.expr(expression))._jdf.queryExecution().analyzed().references().iterator()
     used = set()
     while references.hasNext():
-        used.add(references.next().name().lower())  # Spark's names keep the case of the expression, not of the frame
+        used.add(references.next().name())
     return used
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from jobs.report import drawing
 from jobs.report.drawing import Scale
-from jobs.report.gather import Facts, Measured, Point
+from jobs.report.facts import Facts, Measured, Point
 
 UNIT = (0.0, 1.0)
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from jobs.report import figures, strips
 from jobs.report.drawing import domain
-from jobs.report.gather import Facts, Measured
+from jobs.report.facts import Facts, Measured
 
 # Names of metrics as a reader would write them; others lose their underscores.
 _METRICS = {

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from jobs.report import drawing
 from jobs.report.drawing import Scale
-from jobs.report.gather import Facts, Measured, TrialRow
+from jobs.report.facts import Facts, Measured, TrialRow
 
 
 def folds(trial: TrialRow, span: tuple[float, float]) -> Markup:

@@ -26,19 +26,32 @@ ORDERS: dict[str, Any] = {
     "sources": {
         "orders": {
             "files": "orders/*.csv",
-            "columns": {"number": "int!", "placed_at": "timestamp", "shop": "string", "price": "double", "returned": "double"},
+            "columns": {
+                "number": "int!",
+                "placed_at": "timestamp",
+                "shop": "string",
+                "price": "double",
+                "returned": "double",
+            },
             "key": ["number"],
             "at": "placed_at",
             "outcomes": [{"columns": ["returned"], "known_at": "placed_at + INTERVAL 30 DAYS"}],
         },
-        "shops": {"files": "shops.csv", "static": True, "key": ["shop"], "columns": {"shop": "string!", "size": "double"}},
+        "shops": {
+            "files": "shops.csv",
+            "static": True,
+            "key": ["shop"],
+            "columns": {"shop": "string!", "size": "double"},
+        },
     },
     "features": {
         "spine": "orders",
         "as_of": "placed_at",
         "label": {"name": "is_returned", "value": "returned"},
         "joins": [{"source": "shops", "by": ["shop"], "take": ["size"]}],
-        "windows": [{"of": "orders", "by": ["shop"], "over": ["7 days", "28 days"], "take": {"rate": "avg(is_returned)"}}],
+        "windows": [
+            {"of": "orders", "by": ["shop"], "over": ["7 days", "28 days"], "take": {"rate": "avg(is_returned)"}}
+        ],
         "numeric": ["price", "size", "rate_7_days", "rate_28_days"],
         "categorical": ["shop"],
     },
@@ -71,7 +84,9 @@ def finished(spark: SparkSession, root: str, task: str) -> Run:
     """A run of all jobs but `report`."""
     spec = pipeline(task)
     lake = Lake(spark, root)
-    run = Run(spark, spec, Environment(name="test", lake=root), lake, Ledger(lake, spec.pipeline), asked_run_date=RUN_DATE)
+    run = Run(
+        spark, spec, Environment(name="test", lake=root), lake, Ledger(lake, spec.pipeline), asked_run_date=RUN_DATE
+    )
     _ingested(run)
     _searched(run)
     _evaluated(run)
@@ -89,15 +104,42 @@ def _append(run: Run, contract: Contract, rows: Iterable[dict[str, Any]]) -> Non
 def _ingested(run: Run) -> None:
     """Manifests taken, one refused and one replaced by a later reading of the same file: their counts must not show."""
     name = run.pipeline.pipeline
-    file = {"etag": "e", "size_bytes": 10, "status": "taken", "attempt": 1, "run_date": RUN_DATE, "recorded_at": datetime(2014, 1, 1)}
+    file = {
+        "etag": "e",
+        "size_bytes": 10,
+        "status": "taken",
+        "attempt": 1,
+        "run_date": RUN_DATE,
+        "recorded_at": datetime(2014, 1, 1),
+    }
 
     def rows(read: int, good: int, bad: int, duplicate: int) -> dict[str, int]:
-        return {"rows_read": read, "rows_good": good, "rows_quarantined": bad, "rows_duplicate": duplicate, "silver_version": 1}
+        return {
+            "rows_read": read,
+            "rows_good": good,
+            "rows_quarantined": bad,
+            "rows_duplicate": duplicate,
+            "silver_version": 1,
+        }
 
     taken = [
         {**file, "source": "orders", "manifest": "m1", "path": "orders/1.csv", **rows(60_000, 59_000, 700, 300)},
-        {**file, "source": "orders", "manifest": "m2", "attempt": 2, "path": "orders/2.csv", **rows(40_000, 39_990, 10, 0)},
-        {**file, "source": "orders", "manifest": "m2", "path": "orders/2.csv", **rows(40_000, 0, 40_000, 0), "status": "refused"},
+        {
+            **file,
+            "source": "orders",
+            "manifest": "m2",
+            "attempt": 2,
+            "path": "orders/2.csv",
+            **rows(40_000, 39_990, 10, 0),
+        },
+        {
+            **file,
+            "source": "orders",
+            "manifest": "m2",
+            "path": "orders/2.csv",
+            **rows(40_000, 0, 40_000, 0),
+            "status": "refused",
+        },
         {**file, "source": "orders", "manifest": "m1", "path": "orders/1.csv", "status": "planned"},
         {**file, "source": "shops", "manifest": "m0", "path": "shops.csv", **rows(11, 11, 0, 0)},
         {**file, "source": "shops", "manifest": "m0", "path": "shops.csv", **rows(11, 11, 0, 0), "status": "replaced"},
@@ -146,25 +188,62 @@ def _evaluated(run: Run) -> None:
     for version, shift in ((2, 0.0), (1, -0.01)):
         for cut, value, name, klass, number in metrics:
             number = number + shift
-            row = {"model_version": version, "evaluation": "e1", "slice": cut, "value_of_slice": value, "metric": name, "class": klass}
-            rows.append({**row, "value": number, "low": number - 0.01, "high": number + 0.012, "rows": 20_000 if not cut else 5_000})
-    one_class = {"model_version": 2, "evaluation": "e1", "slice": "shop", "value_of_slice": "tiny", "metric": spec.train.metric}
+            row = {
+                "model_version": version,
+                "evaluation": "e1",
+                "slice": cut,
+                "value_of_slice": value,
+                "metric": name,
+                "class": klass,
+            }
+            rows.append(
+                {
+                    **row,
+                    "value": number,
+                    "low": number - 0.01,
+                    "high": number + 0.012,
+                    "rows": 20_000 if not cut else 5_000,
+                }
+            )
+    one_class = {
+        "model_version": 2,
+        "evaluation": "e1",
+        "slice": "shop",
+        "value_of_slice": "tiny",
+        "metric": spec.train.metric,
+    }
     rows.append({**one_class, "class": "", "value": None, "low": None, "high": None, "rows": 3})
     _append(run, contracts.metrics(spec.pipeline), rows)
     names = ("curve", "series", "ordinal", "x", "y", "rows")
-    drawn = [{"model_version": 2, "evaluation": "e1", **dict(zip(names, point, strict=True))} for point in points + _importances()]
+    drawn = [
+        {"model_version": 2, "evaluation": "e1", **dict(zip(names, point, strict=True))}
+        for point in points + _importances()
+    ]
     _append(run, contracts.curves(spec.pipeline), drawn)
 
 
-Made = tuple[list[tuple[str, str, str, str, float]], list[tuple[str, str, int, float | None, float | None, float | None]]]
+Made = tuple[
+    list[tuple[str, str, str, str, float]], list[tuple[str, str, int, float | None, float | None, float | None]]
+]
 
 
 def _slices(name: str, values: list[float]) -> list[tuple[str, str, str, str, float]]:
-    return [("shop", value, name, "", number) for value, number in zip(["Berlin", "Mainz", HOSTILE, "Ulm"], values, strict=True)]
+    return [
+        ("shop", value, name, "", number)
+        for value, number in zip(["Berlin", "Mainz", HOSTILE, "Ulm"], values, strict=True)
+    ]
 
 
 def _binary() -> Made:
-    whole = {"area_under_roc": 0.7712, "area_under_pr": 0.52, "log_loss": 0.43, "brier": 0.14, "accuracy": 0.79, "f1": 0.51, "event_rate": 0.22}
+    whole = {
+        "area_under_roc": 0.7712,
+        "area_under_pr": 0.52,
+        "log_loss": 0.43,
+        "brier": 0.14,
+        "accuracy": 0.79,
+        "f1": 0.51,
+        "event_rate": 0.22,
+    }
     metrics = [("", "", name, "", value) for name, value in whole.items()]
     metrics += _slices("area_under_roc", [0.79, 0.76, 0.74, 0.77]) + _slices("event_rate", [0.2, 0.25, 0.3, 0.21])
     rng = np.random.default_rng(0)
@@ -183,34 +262,62 @@ def _binary() -> Made:
             points.append(("threshold", name, i, float(scores[order][j]), y, float(j + 1)))
     points.append(("threshold", "chosen", 0, 0.27, 0.3, 6_000.0))
     for i, part in enumerate(np.array_split(order[::-1], 10)):
-        points.append(("calibration", "event", i, float(scores[part].mean()), float(labels[part].mean()), float(len(part))))
+        points.append(
+            ("calibration", "event", i, float(scores[part].mean()), float(labels[part].mean()), float(len(part)))
+        )
     found = 0.0
     for i, part in enumerate(np.array_split(order, 20)):
         rate, found = float(labels[part].mean()), found + float(labels[part].sum())
         points.append(("lift", "lift", i, (i + 1) / 20, rate / float(labels.mean()), float(len(part))))
         points.append(("gain", "gain", i, (i + 1) / 20, found / float(labels.sum()), float(len(part))))
-    for i, (name, x, y, rows) in enumerate((("tn", 0, 0, 13_100), ("fp", 0, 1, 2_500), ("fn", 1, 0, 1_900), ("tp", 1, 1, 2_500))):
+    for i, (name, x, y, rows) in enumerate(
+        (("tn", 0, 0, 13_100), ("fp", 0, 1, 2_500), ("fn", 1, 0, 1_900), ("tp", 1, 1, 2_500))
+    ):
         points.append(("confusion", name, i, float(x), float(y), float(rows)))
     return metrics, points
 
 
 def _multiclass() -> Made:
     whole = {"accuracy": 0.81, "log_loss": 0.52, "weighted_precision": 0.8, "weighted_recall": 0.81, "f1": 0.8}
-    metrics = [("", "", name, "", value) for name, value in whole.items()] + _slices("accuracy", [0.8, 0.83, 0.79, 0.82])
-    metrics += [("", "", name, klass, 0.7 + i / 20) for i, klass in enumerate(CLASSES) for name in ("precision", "recall", "f1")]
+    metrics = [("", "", name, "", value) for name, value in whole.items()] + _slices(
+        "accuracy", [0.8, 0.83, 0.79, 0.82]
+    )
+    metrics += [
+        ("", "", name, klass, 0.7 + i / 20) for i, klass in enumerate(CLASSES) for name in ("precision", "recall", "f1")
+    ]
     points: list[Any] = []
     for i in range(3):
         for j in range(3):
-            points.append(("confusion", f"{CLASSES[i]}|{CLASSES[j]}", 3 * i + j, float(i), float(j), 5_000.0 if i == j else 400.0 * (i + 1)))
+            points.append(
+                (
+                    "confusion",
+                    f"{CLASSES[i]}|{CLASSES[j]}",
+                    3 * i + j,
+                    float(i),
+                    float(j),
+                    5_000.0 if i == j else 400.0 * (i + 1),
+                )
+            )
     points += [("calibration", "predicted class", i, 0.3 + 0.07 * i, 0.28 + 0.068 * i, 2_000.0) for i in range(10)]
     return metrics, points
 
 
 def _regression() -> Made:
-    whole = {"rmse": 41.2, "mae": 30.1, "mse": 1697.4, "r2": 0.83, "mean_error": -0.4, "error_p05": -66.0, "error_p50": -0.2, "error_p95": 67.0}
+    whole = {
+        "rmse": 41.2,
+        "mae": 30.1,
+        "mse": 1697.4,
+        "r2": 0.83,
+        "mean_error": -0.4,
+        "error_p05": -66.0,
+        "error_p50": -0.2,
+        "error_p95": 67.0,
+    }
     metrics = [("", "", name, "", value) for name, value in whole.items()] + _slices("rmse", [40.0, 42.0, 44.0, 41.0])
     shares = [i / 20 for i in range(21)]
-    points: list[Any] = [("residuals", "error", i, s, 140 * (s - 0.5) ** 3 * 4 + 60 * (s - 0.5), None) for i, s in enumerate(shares)]
+    points: list[Any] = [
+        ("residuals", "error", i, s, 140 * (s - 0.5) ** 3 * 4 + 60 * (s - 0.5), None) for i, s in enumerate(shares)
+    ]
     points += [("deciles", "label", i, 100.0 + 30 * i, 97.0 + 31 * i, 2_000.0) for i in range(10)]
     return metrics, points
 
@@ -226,7 +333,11 @@ def _recorded(run: Run) -> None:
     name, winner = spec.pipeline, next(iter(spec.train.candidates))
     evaluated = {f"ops/{name}_metrics": 0, f"ops/{name}_curves": 0}
     label: dict[str, Any] = {"name": "is_returned", "labelled": 98_000}
-    label |= {"binary": {"rate": 0.2213}, "multiclass": {"classes": dict.fromkeys(CLASSES, 30_000)}, "regression": {"mean": 250.0}}[spec.task]
+    label |= {
+        "binary": {"rate": 0.2213},
+        "multiclass": {"classes": dict.fromkeys(CLASSES, 30_000)},
+        "regression": {"mean": 250.0},
+    }[spec.task]
     verdicts = [
         {"id": "1", "type": "expect_column_mean_to_be_between", "kwargs": {"column": "price", "min_value": 10, "max_value": 90.5}, "success": True, "observed": 41.25},
         {"id": "2", "type": "expect_column_values_to_be_unique", "kwargs": {"column": "number"}, "success": None, "observed": None},
@@ -239,20 +350,42 @@ def _recorded(run: Run) -> None:
         "model_version": 2, "evaluation": "e1", "champion_version": 1, "champion_metrics": {}, "importances_missing": "",
         "champion_trained_on_test_rows": False, "champion_not_measured": "",
     }  # fmt: skip
-    reason = f"Version 2 is promoted: {spec.train.metric} on the test rows is better than that of the champion, version 1."
+    reason = (
+        f"Version 2 is promoted: {spec.train.metric} on the test rows is better than that of the champion, version 1."
+    )
     parts = {
         "rows": 98_990, "columns": [], "label": label, "static_lookups": ["shops"], "parts": {"train": 71_000, "test": 20_000, "purged": 7_000},
         "folds": [], "test_start": "2013-11-02T00:00:00+00:00",
     }  # fmt: skip
     stages: list[tuple[str, dict[str, int], dict[str, int], dict[str, Any], float]] = [
-        ("ingest.orders", {}, {f"silver/{name}_orders": 3}, {"undeclared": ["note", HOSTILE], "expectations": verdicts}, 14.2),
+        (
+            "ingest.orders",
+            {},
+            {f"silver/{name}_orders": 3},
+            {"undeclared": ["note", HOSTILE], "expectations": verdicts},
+            14.2,
+        ),
         ("ingest.shops", {}, {f"silver/{name}_shops": 1}, {"undeclared": [], "expectations": []}, 2.0),
-        ("features", {f"silver/{name}_orders": 3}, {f"gold/{name}_features_0a1b2c3d": 1, f"gold/{name}_labels_0a1b2c3d": 1}, parts, 31.0),
+        (
+            "features",
+            {f"silver/{name}_orders": 3},
+            {f"gold/{name}_features_0a1b2c3d": 1, f"gold/{name}_labels_0a1b2c3d": 1},
+            parts,
+            31.0,
+        ),
         ("train", {f"gold/{name}_features_0a1b2c3d": 1}, {f"ops/{name}_trials": 2}, trained, 127.9),
         ("evaluate", {f"gold/{name}_features_0a1b2c3d": 1}, evaluated, judged, 22.5),
         ("promote", evaluated, {f"ops/{name}_releases": 1}, {"promoted": True, "champion": 2, "reason": reason}, 3.1),
-        ("score", {}, {f"gold/{name}_predictions": 1}, {"model_version": 2, "asked": 990, "scored": 986, "refused": 4}, 6.4),
+        (
+            "score",
+            {},
+            {f"gold/{name}_predictions": 1},
+            {"model_version": 2, "asked": 990, "scored": 986, "refused": 4},
+            6.4,
+        ),
     ]
     for index, (job, inputs, outputs, details, seconds) in enumerate(stages):
         at = started + timedelta(minutes=index)
-        run.ledger.record(Stage(job, RUN_DATE, f"fp{index}", 1, inputs, outputs, 100_000, 98_990, seconds, details, "c0de", at))
+        run.ledger.record(
+            Stage(job, RUN_DATE, f"fp{index}", 1, inputs, outputs, 100_000, 98_990, seconds, details, "c0de", at)
+        )

@@ -14,7 +14,7 @@ from pyspark.sql import SparkSession
 from conf.load import load
 from jobs import report
 from jobs.report import configuration, drawing, gather, page
-from jobs.report.gather import Facts, Measured
+from jobs.report.facts import Facts, Measured
 from jobs.runs import Run, Stage
 from tests.jobs import reported
 from tests.jobs.reported import HOSTILE
@@ -28,7 +28,7 @@ class Sections(HTMLParser):
         super().__init__()
         self.rows: dict[str, list[list[str]]] = {}
         self.words: dict[str, str] = {}
-        self._section, self._skip = "", 0
+        self._section, self._skip, self._in_cell = "", 0, False
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -39,11 +39,14 @@ class Sections(HTMLParser):
             self.rows[self._section].append([])
         elif tag in ("td", "th"):
             self.rows[self._section][-1].append("")
+            self._in_cell = True
         elif tag in ("svg", "style"):
             self._skip += 1
 
     def handle_endtag(self, tag: str) -> None:
         self._skip -= tag in ("svg", "style")
+        if tag in ("td", "th"):
+            self._in_cell = False
         if tag == "section":
             self._section = ""
 
@@ -52,7 +55,7 @@ class Sections(HTMLParser):
             words = " ".join(data.split())
             self.words[self._section] += f" {words}" if words else ""
             rows = self.rows[self._section]
-            if words and rows and rows[-1]:
+            if words and self._in_cell:
                 rows[-1][-1] = f"{rows[-1][-1]} {words}".strip()
 
 
@@ -265,7 +268,7 @@ def test_other_tasks_have_their_own_figures(spark: SparkSession, tmp_path: Path,
     found = Sections(html)
     if task == "multiclass":
         assert [row[0] for row in found.rows["quality"][-4:]] == ["class", *reported.CLASSES]
-        assert "Labels: kept 30,000 , returned 30,000 , exchanged 30,000 ." in found.words["rows"]
+        assert "Labels: kept 30,000, returned 30,000, exchanged 30,000." in found.words["rows"]
     else:
         assert found.rows["quality"][1] == ["RMSE", "41.20 41.19 to 41.21", "41.19 41.18 to 41.20"]
         assert "(smaller is better)" in found.words["verdict"]

@@ -99,9 +99,11 @@ def test_fingerprints_depend_on_content_alone() -> None:
 
 @pytest.mark.quick
 def test_a_second_run_is_refused_while_the_first_holds_the_lease(spark: SparkSession, lake_root: str) -> None:
-    with lease.held(spark, str(lake_root), "shop"), pytest.raises(
-        RefusedError, match=r"is running pipeline shop\. Expected no other run\. Wait for it to end"
-    ), lease.held(spark, str(lake_root), "shop"):
+    with (
+        lease.held(spark, str(lake_root), "shop"),
+        pytest.raises(RefusedError, match=r"is running pipeline shop\. Expected no other run\. Wait for it to end"),
+        lease.held(spark, str(lake_root), "shop"),
+    ):
         raise AssertionError("both runs hold the lease")
     with lease.held(spark, str(lake_root), "shop"):
         pass

@@ -41,7 +41,13 @@ def pipeline(name: str, **changes: Any) -> Pipeline:
         "sources": {
             "parcels": {
                 "files": "parcels.csv",
-                "columns": {"parcel": "int!", "sent_at": "timestamp", "size": "double", "weight": "double", "kind": "string"},
+                "columns": {
+                    "parcel": "int!",
+                    "sent_at": "timestamp",
+                    "size": "double",
+                    "weight": "double",
+                    "kind": "string",
+                },
                 "key": ["parcel"],
                 "at": "sent_at",
             }
@@ -124,7 +130,9 @@ def world(spark: SparkSession, root: Path, tracking_uri: str, spec: Pipeline, ro
     outputs = {}
     for contract in (tables.features, tables.labels, tables.membership):
         content = known if contract is not tables.membership else known.where("label IS NOT NULL")
-        outputs[contract.table] = lake.replace(content.select(*contract.columns), contract, Transaction(contract.table, 1)).version
+        outputs[contract.table] = lake.replace(
+            content.select(*contract.columns), contract, Transaction(contract.table, 1)
+        ).version
     stamp = datetime.now(UTC).replace(tzinfo=None)
     stage = Stage("features", RUN_DATE, "f", 1, {}, outputs, None, None, 1.0, {}, "c0de", stamp)
     Ledger(lake, spec.pipeline).record(stage)
@@ -138,7 +146,9 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, tracking_uri: str) -> tuple[World, Pipeline, Outcome]:
+def trained(
+    spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, tracking_uri: str
+) -> tuple[World, Pipeline, Outcome]:
     """One uninterrupted run over both candidates."""
     spec = pipeline("parcels")
     made = world(spark, tmp_path_factory.mktemp("trained"), tracking_uri, spec, parcels())
@@ -167,8 +177,13 @@ def test_the_winner_is_the_best_mean_of_the_trials(trained: tuple[World, Pipelin
         for fold in (0, 1)
     ]
     means = found.groupby(["candidate", "point"])["value"].mean()
-    assert (outcome.details["candidate"], outcome.details["cross_validated"]) == (means.idxmax()[0], pytest.approx(means.max()))
-    assert outcome.details["parameters"] == json.loads(found.set_index(["candidate", "point"]).loc[[means.idxmax()], "parameters"].iloc[0])
+    assert (outcome.details["candidate"], outcome.details["cross_validated"]) == (
+        means.idxmax()[0],
+        pytest.approx(means.max()),
+    )
+    assert outcome.details["parameters"] == json.loads(
+        found.set_index(["candidate", "point"]).loc[[means.idxmax()], "parameters"].iloc[0]
+    )
     assert (outcome.details["trials"], outcome.details["failed"]) == (6, 0)
     assert (outcome.rows_in, outcome.rows_out) == (150, int((made.rows["fold"] >= 0).sum()))
 
@@ -194,7 +209,9 @@ def test_the_logged_model_is_fitted_on_the_whole_training_part(trained: tuple[Wo
     registry = Registry(made.environment.tracking_uri, f"{made.environment.lake}/models")
     version = registry.get(spec.pipeline, outcome.details["model_version"])
     model = registry.load(spec.pipeline, version.version)
-    unseen = made.lake.spark.createDataFrame([(None, 1.0, None), (0.5, float("nan"), "crate")], "size double, weight double, kind string")
+    unseen = made.lake.spark.createDataFrame(
+        [(None, 1.0, None), (0.5, float("nan"), "crate")], "size double, weight double, kind string"
+    )
 
     assert version.tables == outcome.inputs
     assert version.tags["search"] == outcome.details["search"]
@@ -202,7 +219,9 @@ def test_the_logged_model_is_fitted_on_the_whole_training_part(trained: tuple[Wo
 
 
 @pytest.mark.slow
-def test_the_model_loads_with_stock_pyspark_in_a_fresh_process(trained: tuple[World, Pipeline, Outcome], tmp_path: Path) -> None:
+def test_the_model_loads_with_stock_pyspark_in_a_fresh_process(
+    trained: tuple[World, Pipeline, Outcome], tmp_path: Path
+) -> None:
     """No module of ours is imported, and the predictions are the same."""
     made, spec, outcome = trained
     registry = Registry(made.environment.tracking_uri, f"{made.environment.lake}/models")
@@ -277,14 +296,20 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
     assert len(kept) == 4
     pd.testing.assert_frame_equal(trials(made, spec), trials(whole, whole_spec), check_exact=False, atol=1e-9)
     found, expected = out_of_fold(made, spec), out_of_fold(whole, whole_spec)
-    pd.testing.assert_frame_equal(found.drop(columns=["search", "probability"]), expected.drop(columns=["search", "probability"]))
+    pd.testing.assert_frame_equal(
+        found.drop(columns=["search", "probability"]), expected.drop(columns=["search", "probability"])
+    )
     assert np.allclose(found["probability"].tolist(), expected["probability"].tolist(), rtol=0, atol=1e-9)
     assert outcome.details["model_version"] == 1
 
 
-def test_a_failing_point_is_a_row_and_is_tried_again_with_force(spark: SparkSession, tmp_path: Path, tracking_uri: str) -> None:
+def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
+    spark: SparkSession, tmp_path: Path, tracking_uri: str
+) -> None:
     """A negative regularisation fails and the other point wins; --force makes a new search and a new model version."""
-    candidates = {"l": {"estimator": "logistic_regression", "grid": {"reg_param": [-1.0, 0.1]}, "params": {"max_iter": 5}}}
+    candidates = {
+        "l": {"estimator": "logistic_regression", "grid": {"reg_param": [-1.0, 0.1]}, "params": {"max_iter": 5}}
+    }
     spec = pipeline("failing", train={"metric": "log_loss", "candidates": candidates})
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
 
@@ -354,12 +379,12 @@ def test_other_tasks(
     best = means.idxmax() if task == "multiclass" else means.idxmin()
     assert outcome.details["candidate"] == best
     if task == "regression":
-        errors = (found["prediction"] - found["label"]).groupby(found["fold"]).apply(lambda e: float(np.sqrt((e**2).mean())))
+        errors = (
+            (found["prediction"] - found["label"]).groupby(found["fold"]).apply(lambda e: float(np.sqrt((e**2).mean())))
+        )
         assert outcome.details["cross_validated"] == pytest.approx(errors.mean(), abs=1e-9)
     else:
-        by_fold = [
-            f1_score(part["label"], part["prediction"], average="weighted") for _, part in found.groupby("fold")
-        ]
+        by_fold = [f1_score(part["label"], part["prediction"], average="weighted") for _, part in found.groupby("fold")]
         assert outcome.details["cross_validated"] == pytest.approx(np.mean(by_fold), abs=1e-9)
 
 
@@ -387,6 +412,8 @@ def test_a_changed_pipeline_asks_for_its_features(spark: SparkSession, tmp_path:
     """Tables of an older pipeline file are not taken for those of this one."""
     spec = pipeline("changed")
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
-    changed = pipeline("changed", features={**spec.features.model_dump(), "label": {"name": "is_late", "value": "weight"}})
+    changed = pipeline(
+        "changed", features={**spec.features.model_dump(), "label": {"name": "is_late", "value": "weight"}}
+    )
     with pytest.raises(ContractError, match=r"the pipeline file has changed since. Run `millrace features` first\."):
         made.train(changed)

@@ -69,10 +69,19 @@ def run(estimator: Any, grid: list[Any], rows: DataFrame, **given: Any) -> list[
 
 def test_grids_over_feature_stages_share_what_they_have_in_common(rows: DataFrame) -> None:
     """Scaler x range x estimator, 2 x 2 x 2 points: per fold the scaler is fitted twice, the range scaler four times."""
-    scaler, span = CountedScaler(inputCol="raw", outputCol="scaled"), CountedRange(inputCol="scaled", outputCol="features")
+    scaler, span = (
+        CountedScaler(inputCol="raw", outputCol="scaled"),
+        CountedRange(inputCol="scaled", outputCol="features"),
+    )
     last = LogisticRegression(maxIter=2)
     pipeline = Pipeline(stages=[assembler(), scaler, span, last])
-    grid = ParamGridBuilder().addGrid(scaler.withMean, [False, True]).addGrid(span.max, [1.0, 2.0]).addGrid(last.regParam, [0.1, 0.2]).build()
+    grid = (
+        ParamGridBuilder()
+        .addGrid(scaler.withMean, [False, True])
+        .addGrid(span.max, [1.0, 2.0])
+        .addGrid(last.regParam, [0.1, 0.2])
+        .build()
+    )
 
     found = run(pipeline, grid, rows, parallelism=2)
 
@@ -110,7 +119,12 @@ def test_a_failing_feature_stage_fails_its_points_only(rows: DataFrame) -> None:
 
     found = run(pipeline, [{span.max: 2.0}, {span.max: -1.0}], rows)
 
-    assert {(fit.point, fit.fold): fit.error is None for fit in found} == {(0, 0): True, (0, 1): True, (1, 0): False, (1, 1): False}
+    assert {(fit.point, fit.fold): fit.error is None for fit in found} == {
+        (0, 0): True,
+        (0, 1): True,
+        (1, 0): False,
+        (1, 1): False,
+    }
 
 
 def test_pairs_to_skip_are_not_fitted(rows: DataFrame) -> None:
@@ -118,7 +132,9 @@ def test_pairs_to_skip_are_not_fitted(rows: DataFrame) -> None:
     estimator = WatchedLogistic(featuresCol="raw", maxIter=1)
     assembled = assembler().transform(rows)
 
-    found = run(estimator, [{estimator.regParam: 0.1}, {estimator.regParam: 0.2}], assembled, skip={(0, 0), (1, 0), (1, 1)})
+    found = run(
+        estimator, [{estimator.regParam: 0.1}, {estimator.regParam: 0.2}], assembled, skip={(0, 0), (1, 0), (1, 1)}
+    )
 
     assert [(fit.point, fit.fold) for fit in found] == [(0, 1)]
     assert len(SEEN) == 1
@@ -135,6 +151,8 @@ def test_one_point_is_fitted_as_its_pipeline_would_be(rows: DataFrame, with_esti
 
     ours, theirs = any_estimator.fit_whole(pipeline, extra, rows), pipeline.fit(rows, extra)
 
-    found, expected = (model.transform(rows).select("key", "prediction").orderBy("key").collect() for model in (ours, theirs))
+    found, expected = (
+        model.transform(rows).select("key", "prediction").orderBy("key").collect() for model in (ours, theirs)
+    )
     assert found == expected
     assert [type(stage) for stage in ours.stages] == [type(stage) for stage in theirs.stages]

@@ -51,7 +51,9 @@ def slots(model: PipelineModel, frame: DataFrame, column: str = "features") -> l
 @pytest.mark.quick
 def test_the_profile_counts_null_nan_and_infinite_as_missing(rows: DataFrame) -> None:
     """A null category is a level of its own."""
-    assert preprocessing.profile(rows, NUMERIC, CATEGORICAL) == Profile(NUMERIC, CATEGORICAL, frozenset({"size"}), {"kind": 3})
+    assert preprocessing.profile(rows, NUMERIC, CATEGORICAL) == Profile(
+        NUMERIC, CATEGORICAL, frozenset({"size"}), {"kind": 3}
+    )
 
 
 def test_linear_features_are_imputed_flagged_and_one_hot(rows: DataFrame, spark: SparkSession) -> None:

@@ -39,7 +39,8 @@ def test_points_are_the_product_of_the_grid_in_file_order() -> None:
 def test_yaml_names_become_mllib_parameters(spark: SparkSession) -> None:
     """Fixed parameters are set on the estimator, grid values keyed by its own Param; whole numbers become floats where MLlib has floats."""
     (plan,) = search.plans(
-        train(l={"estimator": "logistic_regression", "grid": {"reg_param": [1]}, "params": {"max_iter": 7, "tol": 1}}), "binary"
+        train(l={"estimator": "logistic_regression", "grid": {"reg_param": [1]}, "params": {"max_iter": 7, "tol": 1}}),
+        "binary",
     )
 
     assert isinstance(plan.estimator, LogisticRegression)
@@ -60,7 +61,12 @@ def test_yaml_names_become_mllib_parameters(spark: SparkSession) -> None:
         ("random_forest", "regression", "RandomForestRegressor", Design.TREES),
         ("pyspark.ml.classification.GBTClassifier", "binary", "GBTClassifier", Design.TREES),
         ("pyspark.ml.classification.FMClassifier", "binary", "FMClassifier", Design.SCALED),
-        ("pyspark.ml.regression.GeneralizedLinearRegression", "regression", "GeneralizedLinearRegression", Design.SCALED),
+        (
+            "pyspark.ml.regression.GeneralizedLinearRegression",
+            "regression",
+            "GeneralizedLinearRegression",
+            Design.SCALED,
+        ),
     ],
 )
 def test_estimators_by_task(spark: SparkSession, estimator: str, task: str, kind: str, design: Design) -> None:
@@ -91,20 +97,32 @@ def test_a_forest_gets_bins_for_its_widest_category(spark: SparkSession) -> None
 
 
 WRONG = [
-    ({"estimator": "linear_regression"}, "'linear_regression' does not predict a binary label. Use one of logistic_regression, boosted_trees, random_forest."),
+    (
+        {"estimator": "linear_regression"},
+        "'linear_regression' does not predict a binary label. Use one of logistic_regression, boosted_trees, random_forest.",
+    ),
     (
         {"estimator": "logistic"},
         "expected logistic_regression, linear_regression, boosted_trees, random_forest or a dotted path, found 'logistic'."
         " Did you mean 'logistic_regression'?",
     ),
-    ({"estimator": "os.system"}, "'os.system' is refused: a dotted path names a class below pyspark.ml or xgboost.spark."),
+    (
+        {"estimator": "os.system"},
+        "'os.system' is refused: a dotted path names a class below pyspark.ml or xgboost.spark.",
+    ),
     (
         {"estimator": "pyspark.ml.classification.Logistic"},
         "'pyspark.ml.classification.Logistic' cannot be used: module 'pyspark.ml.classification' has no attribute 'Logistic'."
         " Name an estimator class, such as pyspark.ml.classification.FMClassifier.",
     ),
-    ({"estimator": "pyspark.ml.clustering.KMeans"}, "'pyspark.ml.clustering.KMeans' does not learn to predict a label. Name a classifier or a regressor."),
-    ({"estimator": "pyspark.ml.classification.OneVsRest"}, "'pyspark.ml.classification.OneVsRest' wraps another estimator. Name that estimator itself."),
+    (
+        {"estimator": "pyspark.ml.clustering.KMeans"},
+        "'pyspark.ml.clustering.KMeans' does not learn to predict a label. Name a classifier or a regressor.",
+    ),
+    (
+        {"estimator": "pyspark.ml.classification.OneVsRest"},
+        "'pyspark.ml.classification.OneVsRest' wraps another estimator. Name that estimator itself.",
+    ),
     (
         {"estimator": "pyspark.ml.classification.LinearSVC"},
         "'pyspark.ml.classification.LinearSVC' gives no probabilities, which a binary task needs. Use another, such as logistic_regression.",
@@ -113,7 +131,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("candidate", "message"), WRONG)
-def test_an_estimator_that_does_not_fit_is_refused(spark: SparkSession, candidate: dict[str, Any], message: str) -> None:
+def test_an_estimator_that_does_not_fit_is_refused(
+    spark: SparkSession, candidate: dict[str, Any], message: str
+) -> None:
     """Where, what was found, what to do."""
     with pytest.raises(ConfigError) as caught:
         search.plans(train(c=candidate), "binary")
@@ -132,7 +152,11 @@ def test_all_wrong_parameters_are_listed(spark: SparkSession) -> None:
     with pytest.raises(ConfigError) as caught:
         search.plans(
             train(
-                l={"estimator": "logistic_regression", "grid": {"reg_parm": [0.1, 0.2]}, "params": {"max_iter": "many"}},
+                l={
+                    "estimator": "logistic_regression",
+                    "grid": {"reg_parm": [0.1, 0.2]},
+                    "params": {"max_iter": "many"},
+                },
                 t={"estimator": "boosted_trees", "params": {"label_col": "x", "num_workers": 4, "max_dept": 3}},
             ),
             "binary",
@@ -169,5 +193,9 @@ def test_evaluators_by_metric(spark: SparkSession, metric: str, task: str, name:
     """MLlib's name and direction; curves are exact."""
     evaluator = search.evaluator(metric, task)
 
-    assert (evaluator.getMetricName(), evaluator.isLargerBetter(), search.larger_is_better(metric)) == (name, larger, larger)
+    assert (evaluator.getMetricName(), evaluator.isLargerBetter(), search.larger_is_better(metric)) == (
+        name,
+        larger,
+        larger,
+    )
     assert not evaluator.hasParam("numBins") or evaluator.getNumBins() == 0

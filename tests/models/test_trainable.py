@@ -11,7 +11,9 @@ from transforms.errors import ModelError
 
 NAN = float("nan")
 FOLDS = "Use fewer folds (split.folds.count), folds of kind stratified, or more data."
-COLUMN = "Remove it from features.numeric and features.categorical, or check the expression, join or window that makes it."
+COLUMN = (
+    "Remove it from features.numeric and features.categorical, or check the expression, join or window that makes it."
+)
 # fold, label, size, kind
 Row = tuple[int, float, float | None, str | None]
 GOOD: list[Row] = [(fold, label, 1.0, "a") for fold in (0, 1) for label in (0.0, 1.0)] * 2
@@ -24,7 +26,9 @@ def frame(spark: SparkSession, rows: list[Row]) -> DataFrame:
 def problems(frame: DataFrame, classes: tuple[str, ...] = ("no", "yes"), imputes: bool = True) -> tuple[str, ...]:
     """What is found wrong."""
     with pytest.raises(ModelError) as caught:
-        trainable.check(frame, Folds(2, "fold"), classes=classes, numeric=["size"], categorical=["kind"], imputes=imputes)
+        trainable.check(
+            frame, Folds(2, "fold"), classes=classes, numeric=["size"], categorical=["kind"], imputes=imputes
+        )
     return caught.value.problems
 
 
@@ -32,13 +36,20 @@ def problems(frame: DataFrame, classes: tuple[str, ...] = ("no", "yes"), imputes
 def test_good_rows_pass(spark: SparkSession) -> None:
     """Two classes and some values everywhere."""
     trainable.check(
-        frame(spark, GOOD), Folds(2, "fold"), classes=("no", "yes"), numeric=["size"], categorical=["kind"], imputes=True
+        frame(spark, GOOD),
+        Folds(2, "fold"),
+        classes=("no", "yes"),
+        numeric=["size"],
+        categorical=["kind"],
+        imputes=True,
     )
 
 
 def test_no_rows(spark: SparkSession) -> None:
     """One sentence, not one for each fold."""
-    assert problems(frame(spark, [])) == ("train: expected rows in the training part, found none. Check the label and split.test.",)
+    assert problems(frame(spark, [])) == (
+        "train: expected rows in the training part, found none. Check the label and split.test.",
+    )
 
 
 def test_one_class_and_empty_columns(spark: SparkSession) -> None:
@@ -63,9 +74,16 @@ def test_one_class_in_a_fold(spark: SparkSession) -> None:
 def test_a_column_empty_in_a_fold_matters_to_imputation_only(spark: SparkSession) -> None:
     """Boosted trees take missing values as they are."""
     rows: list[Row] = [(fold, label, 1.0 if fold else None, "a") for fold, label, _, _ in GOOD]
-    assert problems(frame(spark, rows)) == (f"train: column 'size' has no value in the training rows of fold 1 (4 rows). {COLUMN}",)
+    assert problems(frame(spark, rows)) == (
+        f"train: column 'size' has no value in the training rows of fold 1 (4 rows). {COLUMN}",
+    )
     trainable.check(
-        frame(spark, rows), Folds(2, "fold"), classes=("no", "yes"), numeric=["size"], categorical=["kind"], imputes=False
+        frame(spark, rows),
+        Folds(2, "fold"),
+        classes=("no", "yes"),
+        numeric=["size"],
+        categorical=["kind"],
+        imputes=False,
     )
 
 

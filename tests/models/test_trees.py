@@ -25,7 +25,9 @@ def rows(spark: SparkSession) -> DataFrame:
         x = random.normal(size=4)
         number = float(x[0] + x[1] * x[2])
         x[random.integers(4)] = np.nan
-        values.append((key, Vectors.dense(x), float(number > 0), float(np.digitize(number, [-1, 1])), number, float(1 + key % 2)))
+        values.append(
+            (key, Vectors.dense(x), float(number > 0), float(np.digitize(number, [-1, 1])), number, float(1 + key % 2))
+        )
     frame = spark.createDataFrame(values, ["key", "features", "two", "three", "number", "weight"])
     return canonical(frame, ("key",), 400).cache()
 
@@ -69,7 +71,8 @@ def test_the_model_does_not_depend_on_how_partitions_arrive(rows: DataFrame) -> 
 
 @pytest.mark.quick
 @pytest.mark.parametrize(
-    "settings", [{"num_workers": 2}, {"early_stopping_rounds": 3}, {"validation_indicator_col": "two"}, {"device": "cuda"}]
+    "settings",
+    [{"num_workers": 2}, {"early_stopping_rounds": 3}, {"validation_indicator_col": "two"}, {"device": "cuda"}],
 )
 def test_other_settings_are_left_to_the_stock_fit(spark: SparkSession, settings: dict[str, Any]) -> None:
     """Several workers, early stopping, validation rows and GPUs."""

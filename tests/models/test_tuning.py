@@ -100,14 +100,24 @@ def grid(estimator: Any, values: list[float]) -> list[Any]:
 
 def search(values: list[float], evaluator: Evaluator | None = None, parallelism: int = 1) -> Search:
     estimator = ErrorEstimator()
-    return Search(estimator, grid(estimator, values), evaluator or rmse(), Folds(3, "fold"), "stub", "rmse", parallelism=parallelism)
+    return Search(
+        estimator,
+        grid(estimator, values),
+        evaluator or rmse(),
+        Folds(3, "fold"),
+        "stub",
+        "rmse",
+        parallelism=parallelism,
+    )
 
 
 @pytest.mark.quick
 def test_the_known_optimum_of_a_minimised_metric_wins(lines: DataFrame) -> None:
     """The error of 0 gives an rmse of 0 in every fold; every other point its own error."""
     estimator = ErrorEstimator()
-    fitted = CrossValidator(estimator=estimator, estimatorParamMaps=grid(estimator, [100.0, 0.0, 10.0]), evaluator=rmse()).fit(lines)
+    fitted = CrossValidator(
+        estimator=estimator, estimatorParamMaps=grid(estimator, [100.0, 0.0, 10.0]), evaluator=rmse()
+    ).fit(lines)
 
     assert type(fitted) is CrossValidatorModel
     assert fitted.bestModel.getOrDefault("error") == 0.0
@@ -120,7 +130,9 @@ def test_the_known_optimum_of_a_maximised_metric_wins(lines: DataFrame) -> None:
     """r2 is 1 for the error of 0."""
     estimator = ErrorEstimator()
     evaluator = RegressionEvaluator(metricName="r2")
-    validator = CrossValidator(estimator=estimator, estimatorParamMaps=grid(estimator, [100.0, 0.0, 10.0]), evaluator=evaluator)
+    validator = CrossValidator(
+        estimator=estimator, estimatorParamMaps=grid(estimator, [100.0, 0.0, 10.0]), evaluator=evaluator
+    )
     fitted = validator.fit(lines)
 
     assert fitted.bestModel.getOrDefault("error") == 0.0
@@ -237,10 +249,22 @@ def case(name: str) -> dict[str, Any]:
     else:
         estimator = LinearSVC(maxIter=5)
         builder.addGrid(estimator.regParam, [0.01, 1.0])
-    return {"estimator": estimator, "estimatorParamMaps": builder.build(), "evaluator": evaluator, "foldCol": "fold", "parallelism": 2}
+    return {
+        "estimator": estimator,
+        "estimatorParamMaps": builder.build(),
+        "evaluator": evaluator,
+        "foldCol": "fold",
+        "parallelism": 2,
+    }
 
 
-CASES = ("logistic", "weighted linear", "pipeline with a grid over features", "pipelines as grid points", "general estimator")
+CASES = (
+    "logistic",
+    "weighted linear",
+    "pipeline with a grid over features",
+    "pipelines as grid points",
+    "general estimator",
+)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -253,7 +277,8 @@ def test_scores_equal_stock_cross_validator(points: DataFrame, name: str) -> Non
     assert np.allclose(ours.avgMetrics, theirs.avgMetrics, rtol=0, atol=1e-8)
     assert np.allclose(ours.stdMetrics, theirs.stdMetrics, rtol=0, atol=1e-8)
     found, expected = (
-        fitted.transform(points).select("key", "prediction").orderBy("key").toPandas()["prediction"] for fitted in (ours, theirs)
+        fitted.transform(points).select("key", "prediction").orderBy("key").toPandas()["prediction"]
+        for fitted in (ours, theirs)
     )
     assert np.allclose(found, expected, rtol=0, atol=1e-6)
 
@@ -291,7 +316,9 @@ def test_nothing_stays_cached(points: DataFrame, spark: SparkSession) -> None:
 @pytest.mark.parametrize("train_from", ["", "start"])
 def test_earlier_folds_equal_hand_made_loops(points: DataFrame, train_from: str) -> None:
     """Fold k trains on rows of blocks before it; with `trainFromCol` only on those whose label was known in time."""
-    data = points.withColumn("start", F.when(F.col("key") % 5 == 0, F.lit(None)).otherwise(F.col("block") + 1 + F.col("key") % 2))
+    data = points.withColumn(
+        "start", F.when(F.col("key") % 5 == 0, F.lit(None)).otherwise(F.col("block") + 1 + F.col("key") % 2)
+    )
     estimator = LogisticRegression(maxIter=10)
     param_maps = ParamGridBuilder().addGrid(estimator.regParam, [0.01, 1.0]).build()
     evaluator = BinaryClassificationEvaluator(numBins=0)
@@ -314,7 +341,9 @@ def test_earlier_folds_equal_hand_made_loops(points: DataFrame, train_from: str)
 def test_hash_folds_do_not_depend_on_partitioning(points: DataFrame) -> None:
     """One, two and seven partitions: the same folds and scores; another seed: others."""
     estimator = LogisticRegression(maxIter=10)
-    validator = CrossValidator(estimator=estimator, estimatorParamMaps=[{}], evaluator=BinaryClassificationEvaluator(numBins=0), seed=3)
+    validator = CrossValidator(
+        estimator=estimator, estimatorParamMaps=[{}], evaluator=BinaryClassificationEvaluator(numBins=0), seed=3
+    )
 
     scores = [validator.fit(points.repartition(n)).avgMetrics[0] for n in (1, 2, 7)]
 
@@ -326,7 +355,12 @@ def test_a_saved_validator_keeps_our_parameters(spark: SparkSession, tmp_path: P
     """Saved and loaded by our class; what stock saved, ours loads."""
     estimator = LogisticRegression()
     param_maps = ParamGridBuilder().addGrid(estimator.regParam, [0.1, 0.2]).build()
-    given: dict[str, Any] = {"estimator": estimator, "estimatorParamMaps": param_maps, "evaluator": rmse(), "numFolds": 4}
+    given: dict[str, Any] = {
+        "estimator": estimator,
+        "estimatorParamMaps": param_maps,
+        "evaluator": rmse(),
+        "numFolds": 4,
+    }
     ours = CrossValidator(**given, foldCol="block", foldScheme="earlier", trainFromCol="start")
     ours.save(str(tmp_path / "ours"))
     StockCrossValidator(**given).save(str(tmp_path / "stock"))
@@ -342,7 +376,9 @@ def test_a_saved_validator_keeps_our_parameters(spark: SparkSession, tmp_path: P
 def test_a_copy_is_independent(lines: DataFrame) -> None:
     """As in stock: estimator and evaluator are copied, extra parameters set."""
     estimator = ErrorEstimator()
-    validator = CrossValidator(estimator=estimator, estimatorParamMaps=grid(estimator, [1.0]), evaluator=rmse(), foldCol="fold")
+    validator = CrossValidator(
+        estimator=estimator, estimatorParamMaps=grid(estimator, [1.0]), evaluator=rmse(), foldCol="fold"
+    )
     copied = validator.copy({validator.numFolds: 5, validator.foldScheme: "earlier"})
 
     assert type(copied) is CrossValidator
@@ -386,7 +422,9 @@ spark.stop()
 def test_plan_names_solver_and_reason(points: DataFrame) -> None:
     """Nothing is fitted; every grid point has its line."""
     estimator = ErrorEstimator()
-    planned = CrossValidator(estimator=estimator, estimatorParamMaps=grid(estimator, [1.0, 2.0]), evaluator=rmse()).plan(points)
+    planned = CrossValidator(
+        estimator=estimator, estimatorParamMaps=grid(estimator, [1.0, 2.0]), evaluator=rmse()
+    ).plan(points)
 
     assert [(p.point, p.parameters, p.solver, p.passes) for p in planned] == [
         (0, {"error": 1.0}, "general", None),
@@ -400,11 +438,16 @@ def test_plan_names_solver_and_reason(points: DataFrame) -> None:
     ("settings", "message"),
     [
         ({"foldScheme": "later"}, "foldScheme is 'later'; expected 'others' or 'earlier'."),
-        ({"foldScheme": "earlier"}, "foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers."),
+        (
+            {"foldScheme": "earlier"},
+            "foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers.",
+        ),
         ({"trainFromCol": "start"}, "trainFromCol belongs to foldScheme 'earlier'. Set both, or neither."),
     ],
 )
-def test_parameters_that_contradict_each_other_are_refused(lines: DataFrame, settings: dict[str, str], message: str) -> None:
+def test_parameters_that_contradict_each_other_are_refused(
+    lines: DataFrame, settings: dict[str, str], message: str
+) -> None:
     """Before anything is fitted, in a sentence."""
     validator = CrossValidator(estimator=ErrorEstimator(), estimatorParamMaps=[{}], evaluator=rmse(), **settings)
     with pytest.raises(ConfigError) as caught:

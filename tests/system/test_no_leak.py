@@ -39,8 +39,8 @@ sources:
     at: planned_at
     known_at: planned_at - INTERVAL 1 DAY
     outcomes:
-      - {{columns: [Delay, left_at], known_at: left_at}}
-      - {{columns: [took, arrived_at], known_at: arrived_at + INTERVAL 20 MINUTES}}
+      - {{columns: [Delay, left_at], known_at: left_at + INTERVAL 40 MINUTES}}
+      - {{columns: [took, arrived_at], known_at: arrived_at}}
   weather:
     files: weather.csv
     columns: {{place: string, read_at: timestamp!, sensor: int!, wind: double, rain: double}}
@@ -249,17 +249,20 @@ def last(rows: Iterable[Row], known: Callable[[Row], Any], value: Callable[[Row]
     return max(((known(row), v) for row in rows if (v := value(row)) is not None), default=(None, None))[1]
 
 
+def delay_known(trip: Row) -> datetime | None:
+    return plus(trip["planned_at"], None if trip["delay"] is None else trip["delay"] + 40)
+
+
+def arrived(trip: Row) -> datetime | None:
+    """Now before the delay is known, now after it."""
+    return plus(plus(trip["planned_at"], trip["delay"]), trip["took"])
+
+
 def trips_oracle(data: dict[str, list[Row]], zone: str, run_date: date) -> list[Row]:
     trips = data["trips"]
 
-    def left(trip: Row) -> datetime | None:
-        return plus(trip["planned_at"], trip["delay"])
-
-    def arrival_known(trip: Row) -> datetime | None:
-        return plus(plus(left(trip), trip["took"]), 20)
-
     def both_known(trip: Row) -> datetime | None:
-        return latest(left(trip), arrival_known(trip))
+        return latest(delay_known(trip), arrived(trip))
 
     def both(trip: Row) -> float | None:
         return None if None in (trip["delay"], trip["took"]) else trip["delay"] + trip["took"]
@@ -294,10 +297,10 @@ def trips_oracle(data: dict[str, list[Row]], zone: str, run_date: date) -> list[
         row["zone"] = None if zone_of is None else str(zone_of)
         row["income"] = {z["zone"]: z["income"] for z in data["zones"]}.get(zone_of)
         for width, name in ((HOUR, "1_hour"), (DAY, "1_day")):
-            seen = before(trips, left, as_of, width, line=trip["line"])
+            seen = before(trips, delay_known, as_of, width, line=trip["line"])
             delays = of(seen, delay)
             row |= {f"left_{name}": float(len(delays)), f"delay_mean_{name}": mean(delays)}
-            row |= {f"worst_{name}": max(delays, default=None), f"latest_{name}": last(seen, left, delay)}
+            row |= {f"worst_{name}": max(delays, default=None), f"latest_{name}": last(seen, delay_known, delay)}
         seen = before(trips, both_known, as_of, 6 * HOUR, start=trip["start"])
         row |= {"late_share": mean(of(seen, late)), "n_known": float(len(seen))}
         seen = before(trips, both_known, as_of, 2 * DAY, end=trip["start"])
@@ -413,22 +416,18 @@ def test_every_feature_and_label_of_a_periodic_spine_equals_the_oracle(
 
 
 def test_what_happens_later_changes_no_feature(spark: SparkSession) -> None:
-    """Another future (trips late or early, tickets sold, readings taken after a moment) leaves the features up to it as they were."""
+    """Another future (other delays, prices and readings after a moment) leaves the features up to it as they were."""
     zone, start = CLOCK_CHANGES[1]
     moment = start + 5 * DAY
-    rng = random.Random(7)
     data = trips_data(seed=5, start=start)
     other = {name: [dict(row) for row in rows] for name, rows in data.items()}
     changed = 0
     for trip in other["trips"]:
-        left = plus(trip["planned_at"], trip["delay"])
-        if left is not None and left >= moment:
-            trip["delay"] += (
-                trip["planned_at"] - left + max(left - trip["planned_at"], timedelta())
-            ) / MINUTE + rng.choice([0.0, 90.0])
+        known, arrival = delay_known(trip), arrived(trip)
+        if known is not None and known >= moment:
+            trip["delay"] += 90.0
             changed += 1
-        arrived = plus(plus(left, trip["took"]), 20)
-        if arrived is not None and arrived >= moment and trip["took"] is not None:
+        if arrival is not None and arrival >= moment:
             trip["took"] += 120.0
             changed += 1
     for ticket in other["tickets"]:
