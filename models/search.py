@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from pyspark.errors import IllegalArgumentException
 from pyspark.ml import Estimator, Pipeline
 from pyspark.ml.evaluation import (
     BinaryClassificationEvaluator,
@@ -138,12 +139,17 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
     problems = []
     for key, value in candidate.params.items():
         problems += _set(estimator, f"{where}.params.{key}", key, value)
+    try:
+        estimator.copy()
+    except IllegalArgumentException as error:  # MLlib compares a value with its range when it is handed to the JVM
+        raise ConfigError(f"{where}.params: {str(error).strip().splitlines()[0]}") from error
     grid = []
     for point in _points(name, candidate):
         trial = estimator.copy()
         found = [p for key, value in point.parameters.items() for p in _set(trial, f"{where}.grid.{key}", key, value)]
         problems += [problem for problem in found if problem not in problems]
         if not found:
+            # Whether MLlib takes the value is for the trial to find out: one failing point is a row, not the end.
             params = [estimator.getParam(str(_parameter(estimator, key))) for key in point.parameters]
             grid.append({param: trial.getOrDefault(trial.getParam(param.name)) for param in params})
     if problems:

@@ -6,9 +6,10 @@ not depend on which solver ran, and `plan` says which one would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -22,7 +23,7 @@ from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
 from models import any_estimator, trees
-from models.any_estimator import Fit, ParamMap
+from models.any_estimator import Fit, ParamMap, Route
 from models.folds import Folds, with_hash_folds
 from models.trials import Trial, TuningResult
 from transforms.errors import ConfigError
@@ -92,7 +93,7 @@ def tune(
     """
     search.folds.check(frame)
     done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
-    routes = [any_estimator.route(search.estimator, point, extra) for point, extra in enumerate(search.grid)]
+    routes, refused = _routes(search, done)
     models: dict[tuple[int, int], Model] = {}
     fits = any_estimator.fits(
         frame,
@@ -105,7 +106,7 @@ def tune(
     )
     # Closed whatever happens: a generator that waits for its collection would keep the folds cached.
     with closing(fits):
-        for fit in fits:
+        for fit in chain(refused, fits):
             if fit.error is not None and (stop_on_error or _stopped(frame)):
                 raise fit.error
             trial = _trial(search, fit)
@@ -304,6 +305,18 @@ def describe_error(error: Exception) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
     return text.strip().splitlines()[0][:300]
+
+
+def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Route], list[Fit]]:
+    """A route for each grid point; MLlib refuses some values (a negative regParam) as soon as they are set."""
+    routes, refused = [], []
+    for point, extra in enumerate(search.grid):
+        try:
+            routes.append(any_estimator.route(search.estimator, point, extra))
+        except any_estimator.FIT_ERRORS as error:
+            pairs = [(point, fold) for fold in range(search.folds.count) if (point, fold) not in done]
+            refused += [Fit(*pair, value=None, seconds=0.0, solver=any_estimator.SOLVER, error=error) for pair in pairs]
+    return routes, refused
 
 
 def _trial(search: Search, fit: Fit) -> Trial:

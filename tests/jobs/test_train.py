@@ -17,7 +17,7 @@ from pyspark.sql import SparkSession
 from sklearn.metrics import f1_score, roc_auc_score
 
 from conf.schema import Environment, Pipeline
-from jobs import train
+from jobs import train, trial_log
 from jobs.lake import Lake, Transaction
 from jobs.progress import Progress
 from jobs.runs import Ledger, Outcome, Run, Stage
@@ -239,7 +239,7 @@ print("RESULT", PipelineModel.load({str(tmp_path / "model")!r}).transform(row).c
 assert not any(name.split(".")[0] in ("models", "jobs", "transforms", "conf") for name in sys.modules)
 spark.stop()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, timeout=500)
 
     assert done.returncode == 0, done.stderr
     assert f"RESULT {expected}" in done.stdout
@@ -275,10 +275,15 @@ class KilledAfter(Progress):
 
 
 def test_killed_and_run_again_it_ends_with_the_same_tables(
-    spark: SparkSession, tmp_path: Path, tracking_uri: str, trained: tuple[World, Pipeline, Outcome]
+    spark: SparkSession,
+    tmp_path: Path,
+    tracking_uri: str,
+    trained: tuple[World, Pipeline, Outcome],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed in the second candidate, then before the refit: trials done are not fitted again, and there is one model version."""
     whole, whole_spec, _ = trained
+    monkeypatch.setattr(trial_log, "SECONDS_BETWEEN_COMMITS", float("inf"))  # on a slow machine time alone would write more
     spec = pipeline("killed")
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
     with pytest.raises(Interrupted):

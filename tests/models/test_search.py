@@ -172,6 +172,14 @@ def test_all_wrong_parameters_are_listed(spark: SparkSession) -> None:
     )
 
 
+def test_a_fixed_value_out_of_range_is_refused(spark: SparkSession) -> None:
+    """In MLlib's words; in a grid it is a trial that fails."""
+    with pytest.raises(ConfigError, match=r"^train\.candidates\.l\.params: .*regParam given invalid value -1\.0"):
+        search.plans(train(l={"estimator": "logistic_regression", "params": {"reg_param": -1.0}}), "binary")
+    (plan,) = search.plans(train(l={"estimator": "logistic_regression", "grid": {"reg_param": [-1.0]}}), "binary")
+    assert list(plan.grid[0].values()) == [-1.0]
+
+
 @pytest.mark.parametrize(
     ("metric", "task", "name", "larger"),
     [

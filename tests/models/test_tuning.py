@@ -191,6 +191,16 @@ def test_a_failing_point_is_a_row_with_its_error(lines: DataFrame) -> None:
     assert Counter({-1.0: 3}) == FITS
 
 
+def test_a_value_that_mllib_refuses_fails_its_point_only(points: DataFrame) -> None:
+    """MLlib looks at the range of a value when the stage is copied, before any fit."""
+    estimator = LogisticRegression(maxIter=2)
+    wanted = [{estimator.regParam: -1.0}, {estimator.regParam: 0.1}]
+    result = tune(Search(estimator, wanted, BinaryClassificationEvaluator(), Folds(3, "fold")), points)
+
+    assert result.best == 1
+    assert [trial.point for trial in result.trials if "regParam given invalid value -1.0" in (trial.error or "")] == [0, 0, 0]
+
+
 def test_a_search_without_any_success_lists_the_errors(lines: DataFrame) -> None:
     """`best` is None; asking for one raises a sentence for each different error."""
     result = tune(search([-1.0, -2.0]), lines)
