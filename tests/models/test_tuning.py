@@ -198,7 +198,11 @@ def test_a_value_that_mllib_refuses_fails_its_point_only(points: DataFrame) -> N
     result = tune(Search(estimator, wanted, BinaryClassificationEvaluator(), Folds(3, "fold")), points)
 
     assert result.best == 1
-    assert [trial.point for trial in result.trials if "regParam given invalid value -1.0" in (trial.error or "")] == [0, 0, 0]
+    assert [trial.point for trial in result.trials if "regParam given invalid value -1.0" in (trial.error or "")] == [
+        0,
+        0,
+        0,
+    ]
 
 
 def test_a_search_without_any_success_lists_the_errors(lines: DataFrame) -> None:
