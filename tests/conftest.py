@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from pyspark.sql import SparkSession
 
 from conf.schema import Environment
 from jobs import session
+
+# Great Expectations looks for Spark Connect, and that takes a main module without a file, as pytest-xdist's workers have, for a run
+# of its doctests: without grpc it ends the process.
+if not hasattr(sys.modules["__main__"], "__file__"):
+    sys.modules["__main__"].__file__ = __file__
 
 
 @pytest.fixture(scope="session")
