@@ -138,12 +138,25 @@ def _expectations(source: str, later: Mapping[str, Stage]) -> list[Expectation]:
         Expectation(
             source=source,
             name=verdict["type"],
-            arguments=", ".join(f"{name} {_text(value)}" for name, value in verdict["kwargs"].items()),
+            arguments=_arguments(verdict["kwargs"]),
             passed=verdict["success"],
-            observed=_text(verdict.get("observed")),
+            observed=_observed(verdict.get("observed")),
         )
         for verdict in (stage.details.get("expectations", []) if stage else [])
     ]
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> str:
+    """`column price, max_value 90`: in one order, whether the ledger was read from its table or filled by this process."""
+    ordered = sorted(kwargs.items(), key=lambda item: (item[0] != "column", item[0]))
+    return ", ".join(f"{name} {_text(value)}" for name, value in ordered)
+
+
+def _observed(value: Any) -> str:
+    """A figure, or for an expectation on each value how many did not meet it."""
+    if isinstance(value, Mapping) and "unexpected_count" in value:
+        return f"{value['unexpected_count']:,} of {value['element_count']:,} unexpected"
+    return _text(value)
 
 
 def _text(value: Any) -> str:

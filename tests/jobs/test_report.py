@@ -132,6 +132,7 @@ def test_expectations_with_what_was_observed(sections: Sections) -> None:
     assert sections.rows["expectations"][1:] == [
         ["met", "orders", "column mean to be between", "column price, max_value 90.5, min_value 10", "41.25"],
         ["no rows", "orders", "column values to be unique", "column number", ""],
+        ["met", "orders", "column values to not be null", "column number", "12 of 1,000 unexpected"],
     ]
 
 
