@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.schema import Pipeline
+from jobs.lake import Commit
 from jobs.runs import Attempt, Outcome, Run, Stage, stage
 from transforms import contracts, features, labels, spine, split
 from transforms.errors import ContractError
@@ -60,42 +62,22 @@ def ingested(run: Run, name: str) -> Stage:
 
 
 def _build(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
-    pipeline, lake = run.pipeline, run.lake
-    sources = {}
-    for name in sources_used(pipeline):
-        table = silver(run, name)
-        sources[name] = lake.read(table, inputs[table.table])
-
+    pipeline = run.pipeline
+    sources = {
+        name: run.lake.read(silver(run, name), inputs[silver(run, name).table]) for name in sources_used(pipeline)
+    }
     rows = spine.rows(sources, pipeline, run_date=run.run_date)
     count = spine.check(rows, pipeline)
-    label_values = labels.values(rows, sources, pipeline, run_date=run.run_date).persist()
-    try:
-        labels.check(label_values, pipeline)
-        made = features.frame(sources, pipeline, run_date=run.run_date)
-        of_features = lake.replace(made, tables.features, attempt.transaction(tables.features))
-        of_labels = lake.replace(
-            labels.encoded(label_values, pipeline), tables.labels, attempt.transaction(tables.labels)
-        )
-    finally:
-        label_values.unpersist()
+    of_features, of_labels = _write_rows(run, tables, attempt, rows, sources)
     if of_features.rows != count:
         raise ContractError(
             f"{tables.features.table}: expected one row for each of {count} rows of the spine, found {of_features.rows}."
             " This is a defect of millrace; the table's version is not used."
         )
-
-    made = lake.read(tables.features, of_features.version)
-    labelled = lake.read(tables.labels, of_labels.version)
-    members = _with_groups(labelled, made, rows, pipeline).persist()
-    try:
-        key = spine.row_key(pipeline)
-        cut = split.boundaries(members, pipeline.split, key=key, timezone=pipeline.timezone, run_date=run.run_date)
-        membership = split.membership(members, pipeline.split, cut, key=key)
-        details = split.summary(membership, pipeline.split, cut)
-        of_members = lake.replace(membership, tables.membership, attempt.transaction(tables.membership), details)
-    finally:
-        members.unpersist()
-
+    made = run.lake.read(tables.features, of_features.version)
+    labelled = run.lake.read(tables.labels, of_labels.version)
+    of_members, parts = _write_membership(run, tables, attempt, _with_groups(labelled, made, rows, pipeline))
+    lookups = [join.source for join in pipeline.features.joins if pipeline.sources[join.source].static]
     return Outcome(
         JOB,
         rows_in=count,
@@ -106,10 +88,40 @@ def _build(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
             "rows": count,
             "columns": [*pipeline.features.numeric, *pipeline.features.categorical],
             "label": _label_figures(labelled, pipeline),
-            "static_lookups": [join.source for join in pipeline.features.joins if pipeline.sources[join.source].static],
-            **details,
+            "static_lookups": lookups,
+            **parts,
         },
     )
+
+
+def _write_rows(
+    run: Run, tables: Tables, attempt: Attempt, rows: DataFrame, sources: Mapping[str, DataFrame]
+) -> tuple[Commit, Commit]:
+    """Features and labels; labels are judged before either is written."""
+    values = labels.values(rows, sources, run.pipeline, run_date=run.run_date).persist()
+    try:
+        labels.check(values, run.pipeline)
+        made = features.frame(sources, run.pipeline, run_date=run.run_date)
+        found = labels.encoded(values, run.pipeline)
+        return (
+            run.lake.replace(made, tables.features, attempt.transaction(tables.features)),
+            run.lake.replace(found, tables.labels, attempt.transaction(tables.labels)),
+        )
+    finally:
+        values.unpersist()
+
+
+def _write_membership(run: Run, tables: Tables, attempt: Attempt, labelled: DataFrame) -> tuple[Commit, dict[str, Any]]:
+    """Parts and folds, and what is told of them; both are judged before they are written."""
+    spec, key = run.pipeline.split, spine.row_key(run.pipeline)
+    labelled = labelled.persist()
+    try:
+        cut = split.boundaries(labelled, spec, key=key, timezone=run.pipeline.timezone, run_date=run.run_date)
+        members = split.membership(labelled, spec, cut, key=key)
+        parts = split.summary(members, spec, cut)
+        return run.lake.replace(members, tables.membership, attempt.transaction(tables.membership), parts), parts
+    finally:
+        labelled.unpersist()
 
 
 def _with_groups(labelled: DataFrame, made: DataFrame, rows: DataFrame, pipeline: Pipeline) -> DataFrame:

@@ -341,6 +341,7 @@ def _recorded(run: Run) -> None:
     verdicts = [
         {"id": "1", "type": "expect_column_mean_to_be_between", "kwargs": {"column": "price", "min_value": 10, "max_value": 90.5}, "success": True, "observed": 41.25},
         {"id": "2", "type": "expect_column_values_to_be_unique", "kwargs": {"column": "number"}, "success": None, "observed": None},
+        {"id": "3", "type": "expect_column_values_to_not_be_null", "kwargs": {"column": "number"}, "success": True, "observed": {"element_count": 1000, "unexpected_count": 12, "unexpected_percent": 1.2}},
     ]  # fmt: skip
     trained = {
         "model_version": 2, "mlflow_run_id": "f00dbabe", "candidate": winner, "parameters": {"reg_param": 0.01}, "metric": spec.train.metric,
