@@ -17,7 +17,8 @@ from conf import references, validation
 from conf.document import Document, Path, parse, parse_value
 from conf.errors import ConfigError
 from conf.names import dotted
-from conf.schema import Environment, Pipeline, Spec
+from conf.schema import Environment, Pipeline
+from conf.values import Spec
 
 ENVIRONMENT = "environment"
 S = TypeVar("S", bound=Spec)

@@ -7,94 +7,15 @@ block (does the source that a join names exist?) is checked in `conf.references`
 from __future__ import annotations
 
 import re
-from datetime import date, timedelta
+from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+from conf.values import Duration, Expression, Mapping, Name, Names, Period, Spec, Texts, as_tuple
+
 COLUMN_TYPES = ("string", "int", "long", "float", "double", "boolean", "date", "timestamp")
 _DECIMAL = re.compile(r"decimal\((\d{1,2}),\s*(\d{1,2})\)")
-_DURATION = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?")
-_PERIOD = re.compile(r"(\d+)\s*(hour|day|week|month|year)s?")
-
-
-class Spec(BaseModel):
-    """Base of all blocks: unknown keys are refused, values are not coerced, instances are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
-
-
-def _identifier(value: Any) -> Any:
-    if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
-        raise ValueError(
-            f"{value!r} is not a name: expected a letter, then letters, digits and underscores, at most 64"
-        )
-    return value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _same_names(value: Any) -> Any:
-    """`[a, b]` is short for `{a: a, b: b}`."""
-    return {name: name for name in value} if isinstance(value, list) else value
-
-
-class Duration(Spec):
-    """A length of time such as `3 hours`; `text` is kept for column names and messages."""
-
-    text: str
-    length: timedelta
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = _DURATION.fullmatch(value.strip())
-        if not match or int(match[1]) == 0:
-            raise ValueError(
-                f"{value!r} is not a duration: expected a positive number and second, minute, hour, day or week, such as 3 hours"
-            )
-        return {"text": value.strip(), "length": timedelta(**{match[2] + "s": int(match[1])})}
-
-    @property
-    def seconds(self) -> int:
-        return int(self.length.total_seconds())
-
-    @property
-    def suffix(self) -> str:
-        """Ending of a column name: `7 days` gives `7_days`."""
-        return re.sub(r"\s+", "_", self.text)
-
-
-class Period(Spec):
-    """A calendar step such as `1 month`."""
-
-    text: str
-    count: int
-    unit: Literal["hour", "day", "week", "month", "year"]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = _PERIOD.fullmatch(value.strip())
-        if not match or int(match[1]) == 0:
-            raise ValueError(
-                f"{value!r} is not a period: expected a positive number and hour, day, week, month or year, such as 1 month"
-            )
-        return {"text": value.strip(), "count": int(match[1]), "unit": match[2]}
-
-
-Name = Annotated[str, BeforeValidator(_identifier)]
-Expression = Annotated[str, Field(min_length=1)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_tuple)]
-Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
-Mapping = Annotated[dict[Name, Name], BeforeValidator(_same_names)]
 
 
 class Column(Spec):
@@ -148,10 +69,10 @@ class Source(Spec):
     at: Expression | None = None
     known_at: Expression | None = None
     static: bool = False
-    outcomes: Annotated[tuple[Outcome, ...], BeforeValidator(_tuple)] = ()
+    outcomes: Annotated[tuple[Outcome, ...], BeforeValidator(as_tuple)] = ()
     rules: dict[Name, Expression] = {}
-    expect: Annotated[tuple[dict[str, dict[str, Any]], ...], BeforeValidator(_tuple)] = ()
-    expect_table: Annotated[tuple[dict[str, dict[str, Any]], ...], BeforeValidator(_tuple)] = ()
+    expect: Annotated[tuple[dict[str, dict[str, Any]], ...], BeforeValidator(as_tuple)] = ()
+    expect_table: Annotated[tuple[dict[str, dict[str, Any]], ...], BeforeValidator(as_tuple)] = ()
     partition_by: Literal["event_date"] | None = None
 
     @property
@@ -221,7 +142,7 @@ class Window(Spec):
 
     of: Name
     by: Annotated[Mapping, Field(min_length=1)]
-    over: Annotated[tuple[Duration, ...], BeforeValidator(_tuple), Field(min_length=1)]
+    over: Annotated[tuple[Duration, ...], BeforeValidator(as_tuple), Field(min_length=1)]
     take: Annotated[dict[Name, Expression], Field(min_length=1)]
 
     def column(self, name: str, width: Duration) -> str:
@@ -244,9 +165,9 @@ class Features(Spec):
     as_of: Expression | None = None
     label: Label
     columns: dict[Name, Expression] = {}
-    joins: Annotated[tuple[Join, ...], BeforeValidator(_tuple)] = ()
-    windows: Annotated[tuple[Window, ...], BeforeValidator(_tuple)] = ()
-    children: Annotated[tuple[Children, ...], BeforeValidator(_tuple)] = ()
+    joins: Annotated[tuple[Join, ...], BeforeValidator(as_tuple)] = ()
+    windows: Annotated[tuple[Window, ...], BeforeValidator(as_tuple)] = ()
+    children: Annotated[tuple[Children, ...], BeforeValidator(as_tuple)] = ()
     function: str | None = None
     numeric: Names = ()
     categorical: Names = ()
@@ -313,7 +234,7 @@ class Candidate(Spec):
     """An estimator and the grid to search. `estimator` is a short name or a dotted path to a `pyspark.ml` estimator; `params` are fixed."""
 
     estimator: str
-    grid: dict[Name, Annotated[tuple[Any, ...], BeforeValidator(_tuple), Field(min_length=1)]] = {}
+    grid: dict[Name, Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(min_length=1)]] = {}
     params: dict[Name, Any] = {}
 
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from conf.document import Path, Problem, parse_value
 from conf.errors import ConfigError
 from conf.names import did_you_mean, dotted
-from conf.schema import Duration, Period, Spec
+from conf.values import Duration, Period, Spec
 
 # Type of problem -> what was expected; pydantic's own names for them.
 _EXPECTED = {

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import types as T
 
-from conf.schema import Duration
+from conf.values import Duration
 from transforms.arrays import runs
 from transforms.blocks import Sides
 from transforms.errors import ContractError

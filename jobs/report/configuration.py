@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from conf.schema import Column, Duration, Period, Pipeline
+from conf.schema import Column, Pipeline
+from conf.values import Duration, Period
 
 
 def as_yaml(pipeline: Pipeline) -> str:

@@ -28,7 +28,8 @@ from pathlib import Path
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from conf.schema import Duration, Environment
+from conf.schema import Environment
+from conf.values import Duration
 from jobs import session
 from transforms.point_in_time import as_of_join
 from transforms.windows import Aggregate, trailing
@@ -60,7 +61,7 @@ def events(spark: SparkSession, rows: int, keys: int) -> DataFrame:
     """Cached rows `id, key, at, x, y`, from the hash of their number: at random microseconds of 2013, values in [0, 1)."""
     share = [F.pmod(F.xxhash64("id", F.lit(salt)), F.lit(1 << 52)) for salt in range(4)]
     micros = F.unix_micros(F.lit("2013-01-01").cast("timestamp")) + share[1] % F.lit(YEAR_SECONDS * 1_000_000)
-    frame = spark.range(0, rows, 1, 4 * spark.sparkContext.defaultParallelism).select(
+    frame = spark.range(rows).select(
         "id",
         (share[0] % keys).cast("int").alias("key"),
         F.timestamp_micros(micros).alias("at"),

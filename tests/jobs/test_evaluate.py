@@ -255,8 +255,9 @@ def test_a_prediction_that_is_no_number_is_refused(new_shop: OpenShop) -> None:
     here = new_shop(
         task="regression", train={"metric": "rmse", "candidates": {"l": {"estimator": "linear_regression"}}}
     )
-    inputs = built(here, orders())
-    nan = SQLTransformer(statement="SELECT *, IF(order = 4, double('NaN'), 0D) AS prediction FROM __THIS__")
+    rows = orders()
+    inputs, size = built(here, rows), rows[4][2]
+    nan = SQLTransformer(statement=f"SELECT *, IF(size = {size!r}D, double('NaN'), 0D) AS prediction FROM __THIS__")
     here.trained(PipelineModel([nan]), inputs)
     with pytest.raises(
         ModelError, match=r"no finite prediction for 1 of 120 rows; expected one for each\. Check the features"

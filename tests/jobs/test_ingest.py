@@ -71,7 +71,8 @@ class Shop:
 
     def quarantined(self) -> list[tuple[Any, ...]]:
         rows = self.table("quarantine/shop_orders")
-        return sorted((r.kind, r.raw, tuple(r.reasons), r._file) for r in rows.itertuples())
+        found = rows[["kind", "raw", "reasons", "_file"]].itertuples(index=False, name=None)
+        return sorted((kind, raw, tuple(reasons), file) for kind, raw, reasons, file in found)
 
     def versions(self) -> dict[str, int]:
         return {

@@ -8,7 +8,8 @@ from datetime import date
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.schema import Duration, Environment, Pipeline
+from conf.schema import Environment, Pipeline
+from conf.values import Duration
 from jobs import lease
 from jobs.lake import Lake
 from jobs.runs import Attempt, Ledger, Outcome, Run, default_run_date, fingerprint, stage

@@ -20,7 +20,7 @@ JOBS = ("ingest.parcels", "features", "train", "evaluate", "promote", "score")
 # What differs between two runs by nature: clocks, seconds, and MLflow's run ids in the details.
 CLOCKS = ("recorded_at", "seconds", "details", "inputs", "outputs")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @contextmanager
@@ -88,7 +88,6 @@ def test_killed_between_all_jobs(folder: Path) -> None:
     assert lakes.versions(folder / "broken") == before
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("job", JOBS)
 def test_killed_inside_a_job(folder: Path, job: str) -> None:
     """Killed as soon as a job has started, whatever it had written by then."""

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "data" / "raw"
 COMPARED = ("silver/", "gold/flights_features", "gold/flights_labels", "ops/flights_membership")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 def linear_flights(folder: Path, name: str, spark: dict[str, str], settings: tuple[str, ...]) -> dict[str, float]:

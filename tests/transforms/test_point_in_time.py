@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Duration
+from conf.values import Duration
 from transforms.errors import ContractError
 from transforms.point_in_time import as_of_join
 

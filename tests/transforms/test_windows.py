@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import DataFrame, Row, SparkSession, Window
 from pyspark.sql import functions as F
 
-from conf.schema import Duration
+from conf.values import Duration
 from transforms.errors import ContractError
 from transforms.windows import FUNCTIONS, Aggregate, trailing
 
@@ -250,7 +250,7 @@ def test_rows_of_the_queries_come_through_unchanged(spark: SparkSession) -> None
         SELECT IF(id < 2, 'a', 'b') AS k, timestamp'2013-01-01 10:00:00.123456' + make_dt_interval(0, id DIV 2) AS as_of,
             CAST(id AS DECIMAL(20, 3)) AS money, date'2013-01-01' AS day, id % 2 = 0 AS flag, array(id, NULL) AS many,
             map('id', id) AS pairs, struct(id AS `of`, 'é' AS text) AS nested, CAST('\\0' AS BINARY) AS bytes,
-            timestamp_ntz'2013-03-10 02:30:00' AS local, CAST(NULL AS STRING) AS nothing, CAST(1.5 AS FLOAT) AS `query 0`
+            timestamp_ntz'2013-03-10 02:30:00' AS local, CAST(NULL AS STRING) AS nothing, CAST(1.5 AS FLOAT) AS `_time`
         FROM range(8)"""
     queries = spark.sql(columns).drop("id").union(spark.sql(columns).drop("id")).repartition(3)
     events = queries.select(F.col("k").alias("key_0"), F.col("as_of").alias("time"))

@@ -1,0 +1,92 @@
+"""What the blocks of a pipeline file are made of: names, mappings of names, durations and calendar periods."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_DURATION = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?")
+_PERIOD = re.compile(r"(\d+)\s*(hour|day|week|month|year)s?")
+
+
+class Spec(BaseModel):
+    """Base of all blocks: unknown keys are refused, values are not coerced, instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+def _identifier(value: Any) -> Any:
+    if not isinstance(value, str) or not IDENTIFIER.fullmatch(value):
+        raise ValueError(
+            f"{value!r} is not a name: expected a letter, then letters, digits and underscores, at most 64"
+        )
+    return value
+
+
+def as_tuple(value: Any) -> Any:
+    """A YAML list as the tuple that a frozen block holds."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _same_names(value: Any) -> Any:
+    """`[a, b]` is short for `{a: a, b: b}`."""
+    return {name: name for name in value} if isinstance(value, list) else value
+
+
+class Duration(Spec):
+    """A length of time such as `3 hours`; `text` is kept for column names and messages."""
+
+    text: str
+    length: timedelta
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = _DURATION.fullmatch(value.strip())
+        if not match or int(match[1]) == 0:
+            raise ValueError(
+                f"{value!r} is not a duration: expected a positive number and second, minute, hour, day or week, such as 3 hours"
+            )
+        return {"text": value.strip(), "length": timedelta(**{match[2] + "s": int(match[1])})}
+
+    @property
+    def seconds(self) -> int:
+        return int(self.length.total_seconds())
+
+    @property
+    def suffix(self) -> str:
+        """Ending of a column name: `7 days` gives `7_days`."""
+        return re.sub(r"\s+", "_", self.text)
+
+
+class Period(Spec):
+    """A calendar step such as `1 month`."""
+
+    text: str
+    count: int
+    unit: Literal["hour", "day", "week", "month", "year"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = _PERIOD.fullmatch(value.strip())
+        if not match or int(match[1]) == 0:
+            raise ValueError(
+                f"{value!r} is not a period: expected a positive number and hour, day, week, month or year, such as 1 month"
+            )
+        return {"text": value.strip(), "count": int(match[1]), "unit": match[2]}
+
+
+Name = Annotated[str, BeforeValidator(_identifier)]
+Expression = Annotated[str, Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], BeforeValidator(as_tuple)]
+Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Mapping = Annotated[dict[Name, Name], BeforeValidator(_same_names)]
