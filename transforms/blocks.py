@@ -1,7 +1,6 @@
 """Blocks: rows of queries and events as Arrow columns, one block per bin, and back to whole buckets of both. No Spark.
 
-A bucket is one key in one stretch of time; a bin holds the buckets that hash into it. A row comes as its own columns, then its
-key columns, its instant in microseconds and a hash of its key; in a block the number of its stretch of time stands for the hash.
+A bucket is one key in one stretch of time; a bin holds the buckets that hash into it.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ COLUMNS = "bin INT, is_query BOOLEAN, block BINARY"
 _ROWS_PACKED = 1 << 18
 _ROWS_AT_ONCE = 1 << 19
 _LARGEST_CODE = 1 << 62
-_TIME, _LAST = -2, -1
 
 
 def microseconds(length: timedelta) -> int:
@@ -43,25 +41,24 @@ class Packing:
 
     def queries(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in _tables(batches):
-            bucket = _whole(table.column(_TIME)) // self.width
+            bucket = _whole(table.column("time")) // self.width
             yield self._blocks(table, np.arange(table.num_rows), bucket, is_query=True)
 
     def events(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for table in _tables(batches):
-            time = _whole(table.column(_TIME))
+            time = _whole(table.column("time"))
             bucket = time // self.width
             late = np.flatnonzero(time - bucket * self.width >= self.width - self.reach)
             rows = np.concatenate([np.arange(len(time)), late])
             yield self._blocks(table, rows, np.concatenate([bucket, bucket[late] + 1]), is_query=False)
 
     def _blocks(self, table: pa.Table, rows: Integers, bucket: Integers, *, is_query: bool) -> pa.RecordBatch:
-        place = _whole(table.column(_LAST))[rows].view(np.uint64)
+        place = _whole(table.column("place"))[rows].view(np.uint64)
         mixed = place + bucket.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
         bin_of_row = ((mixed >> np.uint64(32)) % np.uint64(self.bins)).astype(np.uint16)
         order = np.argsort(bin_of_row, kind="stable")
-        last = table.num_columns - 1
-        packed = table.take(rows[order]).set_column(last, table.schema.field(last), pa.array(bucket[order]))
+        packed = table.drop_columns(["place"]).take(rows[order]).append_column("bucket", pa.array(bucket[order]))
         batch = packed.combine_chunks().to_batches()[0]
         bins = bin_of_row[order]
         edges = [0, *(np.flatnonzero(bins[1:] != bins[:-1]) + 1).tolist(), len(bins)]
@@ -128,6 +125,7 @@ class Unpacking:
     event_schema: pa.Schema
     key_count: int
     width: int
+    names: tuple[str, ...]
 
     def sides(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Sides]:
         """Every query once, with all events that it can see and others.
@@ -151,8 +149,9 @@ class Unpacking:
                     continue
                 queries.append(pa.ipc.read_record_batch(block.as_buffer(), self.query_schema))
                 asked += queries[-1].num_rows
-                # The bin's events came first. To order them again for the next part is worth as many queries.
-                if asked >= max(_ROWS_AT_ONCE, told):
+                if asked >= max(
+                    _ROWS_AT_ONCE, told
+                ):  # its events came first; ordering them again is worth as many queries
                     yield from self._sides(queries, events)
                     queries, asked = [], 0
         yield from self._sides(queries, events)
@@ -162,18 +161,15 @@ class Unpacking:
             return
         queries = pa.Table.from_batches(asking, self.query_schema).combine_chunks()
         events = pa.Table.from_batches(telling, self.event_schema).combine_chunks()
-        own_columns = [table.num_columns - self.key_count - 2 for table in (queries, events)]
-        keys = [
-            [table.column(own + i) for i in range(self.key_count)]
-            for table, own in zip((queries, events), own_columns, strict=True)
-        ]
-        matchable = reduce(and_, (column.is_valid().to_numpy() for column in (*keys[0], queries.column(_TIME))))
-        buckets = [np.where(matchable, _whole(queries.column(_LAST)), 0), _whole(events.column(_LAST))]
-        times = [np.where(matchable, _whole(queries.column(_TIME)), 0), _whole(events.column(_TIME))]
+        keys = [f"key_{i}" for i in range(self.key_count)]
+        matchable = reduce(and_, (queries.column(n).is_valid().to_numpy() for n in (*keys, "time")))
+        buckets = [np.where(matchable, _whole(queries.column("bucket")), 0), _whole(events.column("bucket"))]
+        times = [np.where(matchable, _whole(queries.column("time")), 0), _whole(events.column("time"))]
         span = 2 * self.width
         most = min(_LARGEST_CODE // span, 1 << 40)
-        groups, count = _numbered(keys, buckets, most)
-        asked, told = (t.select(range(own)) for t, own in zip((queries, events), own_columns, strict=True))
+        groups, count = _numbered(queries, events, keys, buckets, most)
+        asked = queries.select(range(len(self.names))).rename_columns(list(self.names))
+        told = events.select([n for n in events.column_names if n not in (*keys, "time", "bucket")])
         offsets = [time - (bucket - 1) * self.width for time, bucket in zip(times, buckets, strict=True)]
         for first in range(0, count, most):
             mine, theirs = (np.flatnonzero((group >= first) & (group < first + most)) for group in groups)
@@ -194,7 +190,7 @@ class Unpacking:
 
 
 def _numbered(
-    keys: Sequence[Sequence[pa.ChunkedArray]], buckets: Sequence[Integers], most: int
+    queries: pa.Table, events: pa.Table, keys: Sequence[str], buckets: Sequence[Integers], most: int
 ) -> tuple[list[Integers], int]:
     """For each row of both sides a number of its (key, bucket), and how many numbers there may be.
 
@@ -202,8 +198,8 @@ def _numbered(
     """
     both = np.concatenate(buckets)
     digits = [both - both.min()]
-    for mine, theirs in zip(*keys, strict=True):
-        column = pa.concat_arrays([*mine.chunks, *theirs.chunks])
+    for name in keys:
+        column = pa.concat_arrays([*queries.column(name).chunks, *events.column(name).chunks])
         if pa.types.is_floating(column.type):
             column = pc.add(column, 0.0)  # SQL holds -0.0 and 0.0 equal
         digits.append(pc.fill_null(column.dictionary_encode().indices, 0).to_numpy().astype(np.int64))

@@ -19,7 +19,6 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from transforms.blocks import COLUMNS, Packing, Sides, Unpacking, microseconds
 
@@ -42,21 +41,21 @@ def problems_of_sides(
     queries: DataFrame, events: DataFrame, *, by: Mapping[str, str], as_of: str, known_at: str, reach: timedelta
 ) -> list[str]:
     """What keeps two frames from being compared: absent columns, keys of different types, instants that are no timestamps."""
-    asked, told = queries.schema, events.schema
-    problems = [f"no column {name!r} among the queries" for name in (*by, as_of) if name not in asked.names]
-    problems += [f"no column {name!r} among the events" for name in (*by.values(), known_at) if name not in told.names]
+    problems = [f"no column {name!r} among the queries" for name in (*by, as_of) if name not in queries.columns]
+    absent = [name for name in (*by.values(), known_at) if name not in events.columns]
+    problems += [f"no column {name!r} among the events" for name in absent]
     if not by:
         problems.append("`by` names no column: expected at least one key")
     if not timedelta(0) < reach <= _WIDEST:
         problems.append(f"a look back of {reach} is not usable: expected more than 0 and at most 100 years")
     if problems:
         return problems
-    for schema, name in ((asked, as_of), (told, known_at)):
-        found = schema[name].dataType
+    for frame, name in ((queries, as_of), (events, known_at)):
+        found = frame.schema[name].dataType
         if not isinstance(found, T.TimestampType):
             problems.append(f"{name!r} is {found.simpleString()}, expected timestamp: cast it, in the time zone meant")
     for mine, theirs in by.items():
-        left, right = asked[mine].dataType, told[theirs].dataType
+        left, right = queries.schema[mine].dataType, events.schema[theirs].dataType
         if not isinstance(left, T.AtomicType):
             problems.append(f"key {mine!r} is {left.simpleString()}: a key is a plain value")
         elif _common_type(left, right) is None:
@@ -92,47 +91,49 @@ def answer_each(
     added column, in the order of the queries. `carried` are the columns that it needs of the events, computed from `events`.
     Events without an instant or with a null in their key are left out; queries like that are asked, with `matchable` false.
     """
-    asked, told = queries.schema, events.schema
-    types = [_common_type(asked[mine].dataType, told[theirs].dataType) or T.NullType() for mine, theirs in by.items()]
-    asking = queries.select("*", *_placed(queries, by, types, as_of))
+    types = [
+        _common_type(queries.schema[mine].dataType, events.schema[theirs].dataType) or T.NullType()
+        for mine, theirs in by.items()
+    ]
+    asking = _with_place(queries, by, types, as_of, {f"query_{i}": queries[n] for i, n in enumerate(queries.columns)})
     known = reduce(and_, (events[name].isNotNull() for name in (*by.values(), known_at)))
-    answering = events.where(known).select(
-        *(column.alias(name) for name, column in carried.items()), *_placed(events, by.values(), types, known_at)
-    )
-    settings = queries.sparkSession.conf
-    bins = min(max(256, 8 * int(str(settings.get("spark.sql.shuffle.partitions")))), _MOST_BINS)
-    large = str(settings.get("spark.sql.execution.arrow.useLargeVarTypes")) == "true"
-    unpacking = Unpacking(
-        to_arrow_schema(asking.schema, timezone="UTC", prefers_large_types=large),
-        to_arrow_schema(answering.schema, timezone="UTC", prefers_large_types=large),
-        len(types),
-        bucket_width(reach),
-    )
+    answering = _with_place(events.where(known), by.values(), types, known_at, carried)
+    bins = min(max(256, 8 * int(str(queries.sparkSession.conf.get("spark.sql.shuffle.partitions")))), _MOST_BINS)
     packing = Packing(bucket_width(reach), microseconds(reach), bins)
     blocks = asking.mapInArrow(packing.queries, COLUMNS).unionAll(answering.mapInArrow(packing.events, COLUMNS))
-    names = [*asked.names, *(field.name for field in added)]
+    unpacking = Unpacking(
+        _packed_schema(asking), _packed_schema(answering), len(types), bucket_width(reach), tuple(queries.columns)
+    )
+    names = [field.name for field in added]
 
     def answers(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for both in unpacking.sides(batches):
             arrays = [*both.queries.columns, *answer(both)]
-            yield from pa.table(arrays, names).to_batches(max_chunksize=1 << 16)
+            yield from pa.table(arrays, [*both.queries.column_names, *names]).to_batches(max_chunksize=1 << 16)
 
-    placed = blocks.repartition("bin").sortWithinPartitions("bin", "is_query")
-    return placed.mapInArrow(answers, T.StructType([*asked.fields, *added]))
+    schema = T.StructType([*queries.schema.fields, *added])
+    return blocks.repartition("bin").sortWithinPartitions("bin", "is_query").mapInArrow(answers, schema)
 
 
-def _placed(frame: DataFrame, keys: Iterable[str], types: Sequence[T.DataType], instant: str) -> list[Column]:
-    """What a block needs after a row's own columns: the key columns, the instant in microseconds, and a hash.
+def _with_place(
+    frame: DataFrame, keys: Iterable[str], types: Sequence[T.DataType], instant: str, columns: Mapping[str, Column]
+) -> DataFrame:
+    """Columns: those given; `time` in microseconds; `key_0`...; `place`, a hash of the key, or of the row if it matches nothing.
 
-    The hash is that of the key, or of key and instant where one is null: such rows match nothing and need not lie together,
-    and by a key that is mostly null they would pile up in one place. There is no star in it, for maps have no hash.
+    By its key alone, all rows with a null in it would pile up in one place.
     """
     key_columns = [frame[name].cast(type_) for name, type_ in zip(keys, types, strict=True)]
-    micros = F.unix_micros(frame[instant])
-    matchable = reduce(and_, (column.isNotNull() for column in (*key_columns, micros)))
-    place = F.when(matchable, F.xxhash64(*key_columns)).otherwise(F.xxhash64(micros, *key_columns))
-    return [
-        *(column.alias(f"_key_{i}") for i, column in enumerate(key_columns)),
-        micros.alias("_time"),
-        place.alias("_place"),
-    ]
+    matchable = reduce(and_, (column.isNotNull() for column in (*key_columns, frame[instant])))
+    spread = [frame[field.name] for field in frame.schema if isinstance(field.dataType, T.AtomicType)]
+    return frame.select(
+        *(column.alias(name) for name, column in columns.items()),
+        F.unix_micros(frame[instant]).alias("time"),
+        *(column.alias(f"key_{i}") for i, column in enumerate(key_columns)),
+        F.when(matchable, F.xxhash64(*key_columns)).otherwise(F.xxhash64(*spread)).alias("place"),
+    )
+
+
+def _packed_schema(frame: DataFrame) -> pa.Schema:
+    """What a block of the frame's rows holds: the columns of `_with_place` without `place`, then the bucket."""
+    empty = frame.sparkSession.createDataFrame([], frame.drop("place").schema)
+    return empty.toArrow().schema.append(pa.field("bucket", pa.int64()))

@@ -128,7 +128,7 @@ def _problem(aggregate: Aggregate, events: DataFrame) -> list[str]:
         return [f"{what} is not known: expected one of {', '.join(FUNCTIONS)}"]
     if aggregate.column is None:
         return [] if aggregate.function == "count" else [f"{what} needs a column: only count may do without"]
-    if aggregate.column not in events.schema.names:
+    if aggregate.column not in events.columns:
         return [f"{what}: no column {aggregate.column!r} among the events"]
     found = events.schema[aggregate.column].dataType
     if aggregate.function in _OF_NUMBERS and not isinstance(found, T.NumericType):
@@ -150,7 +150,7 @@ def _slot(events: DataFrame, aggregate: Aggregate, carried: dict[str, Column]) -
     else:
         whole = isinstance(events.schema[aggregate.column].dataType, T.IntegralType)
         kind, value = "number", column.cast("long" if whole else "double")
-    slot = f"{kind}_of_{events.schema.names.index(aggregate.column)}"
+    slot = f"{kind}_of_{events.columns.index(aggregate.column)}"
     carried[slot] = value
     return slot
 

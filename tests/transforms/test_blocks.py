@@ -35,11 +35,15 @@ def side(rng: np.random.Generator, name: str, rows: int) -> pa.Table:
     return pa.table(
         {
             name: np.arange(rows),
-            "key": pa.array([f"key {k}" for k in key]),
             "time": rng.integers(-500, 500, rows),
+            "key_0": pa.array([f"key {k}" for k in key]),
             "place": key * 1_000_003,
         }
     )
+
+
+def packed_schema(table: pa.Table) -> pa.Schema:
+    return table.drop_columns(["place"]).schema.append(pa.field("bucket", pa.int64()))
 
 
 @pytest.mark.parametrize("largest_code", [1 << 62, 2 * 2 * WIDTH])
@@ -52,23 +56,23 @@ def test_every_query_meets_all_it_can_see_wherever_the_stream_is_cut(
     monkeypatch.setattr(blocks, "_ROWS_AT_ONCE", rows_at_once)
     monkeypatch.setattr(blocks, "_LARGEST_CODE", largest_code)
     rng = np.random.default_rng(0)
-    queries, events = side(rng, "query", 900), side(rng, "event", 300)
-    unpacking = Unpacking(queries.schema, events.schema, 1, WIDTH)
+    queries, events = side(rng, "query_0", 900), side(rng, "event", 300)
+    unpacking = Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
 
     seen: dict[int, set[int]] = {}
     for both in unpacking.sides(packed(queries, events, rows_in_batch=30)):
         ends = both.ends()
         starts = both.starts(timedelta(microseconds=REACH), ends)
         numbers = both.events.column("event").to_pylist()
-        for query, start, end in zip(both.queries.column("query").to_pylist(), starts, ends, strict=True):
+        for query, start, end in zip(both.queries.column("id").to_pylist(), starts, ends, strict=True):
             assert query not in seen
             seen[query] = set(numbers[start:end])
             assert len(seen[query]) == end - start
 
-    key, time = events["key"].to_numpy(), events["time"].to_numpy()
+    key, time = events["key_0"].to_numpy(), events["time"].to_numpy()
     expected = {
         query: set(np.flatnonzero((key == k) & (time < t) & (time >= t - REACH)).tolist())
-        for query, k, t in zip(*(queries[n].to_pylist() for n in ("query", "key", "time")), strict=True)
+        for query, k, t in zip(*(queries[n].to_pylist() for n in ("query_0", "key_0", "time")), strict=True)
     }
     assert seen == expected
     assert max(map(len, seen.values())) > 3
@@ -78,20 +82,20 @@ def test_rows_that_match_nothing_are_answered_all_the_same() -> None:
     """Without events, without an instant or without a key a query comes back, matching nothing."""
     queries = pa.table(
         {
-            "query": [1, 2, 3],
-            "key": pa.array(["a", "a", None]),
+            "query_0": [1, 2, 3],
             "time": pa.array([5, None, 5], pa.int64()),
+            "key_0": pa.array(["a", "a", None]),
             "place": pa.array([0, 77, 78]),
         }
     )
-    told = pa.table({"event": [0, 1], "key": ["a", "a"], "time": [4, -3], "place": [0, 0]})
+    told = pa.table({"event": [0, 1], "time": [4, -3], "key_0": ["a", "a"], "place": [0, 0]})
     for events, expected in ((told, {1: 2, 2: 0, 3: 0}), (told.slice(2), {1: 0, 2: 0, 3: 0})):
-        unpacking = Unpacking(queries.schema, events.schema, 1, WIDTH)
+        unpacking = Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
         found = {}
         for both in unpacking.sides(packed(queries, events, rows_in_batch=10)):
             ends = both.ends()
             counts = ends - both.starts(timedelta(microseconds=REACH), ends)
-            found |= dict(zip(both.queries.column("query").to_pylist(), counts.tolist(), strict=True))
+            found |= dict(zip(both.queries.column("id").to_pylist(), counts.tolist(), strict=True))
         assert found == expected
 
 
