@@ -140,7 +140,7 @@ class Delivery:
         for group in groups:
             even = [file.path for file in group.files if not lines[file.path].odd]
             if group.batch.has_plain_reader and even:
-                frame = parse.plain(self.run.spark, group.batch, [self.landing.url(path) for path in even])
+                frame = parse.plain(self.run.spark, group.batch, self.landing.urls(even))
                 frame = rules.clean(frame, self.source, self.run.pipeline.timezone)
                 frames.append(self._finished(frame, F.expr(self.source.at) if self.source.at else None))
                 read += even
@@ -168,7 +168,7 @@ class Delivery:
             wholly = [f.path for f in group.files if f.path not in counts and lines[f.path].rows]
             for paths, wanted in ((partly, ~F.col(FITS)), (wholly, F.lit(True))):
                 if paths:
-                    read = explained.rows(self.run.spark, group.batch, [self.landing.url(path) for path in paths])
+                    read = explained.rows(self.run.spark, group.batch, self.landing.urls(paths))
                     frame = rules.explain(read, self.source, timezone).filter(wanted)
                     at = rules.guarded(self.run.spark, self.source.at) if self.source.at else None
                     frames.append(self._finished(frame, at, RAW, REASONS))

@@ -6,7 +6,7 @@ Everything goes through Hadoop's file systems, so that a folder, HDFS and S3 are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -48,8 +48,15 @@ class Landing:
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def url(self, path: str) -> str:
-        """Where a file is, not encoded: what readers take."""
+        """Where a file is, for people."""
         return str(self._path(path).toString())
+
+    def urls(self, paths: Iterable[str]) -> list[str]:
+        """Where files are, for Spark's readers, which take every path for a glob.
+
+        (Their internal option that turns globs off reads all files twice as soon as one name looks like a glob.)
+        """
+        return [_escaped(self.url(path)) for path in paths]
 
     def files(self, pattern: str) -> list[RawFile]:
         """The files that match a glob under the root, by path; of a folder that matches, all files in it.
@@ -143,7 +150,7 @@ class Landing:
         return F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
 
     def _matching(self, pattern: str) -> Iterator[Any]:
-        root = "".join("\\" + c if c in "{}[]*?\\^" else c for c in str(self._root.toString()).rstrip("/"))
+        root = _escaped(str(self._root.toString()).rstrip("/"))
         glob = self._jvm.org.apache.hadoop.fs.Path(f"{root}/{pattern}")
         for status in self._system.globStatus(glob) or ():
             if _is_hidden(str(status.getPath().getName())):
@@ -194,6 +201,11 @@ class Landing:
 
     def _relative(self, status: Any) -> str:
         return str(status.getPath().toString())[len(str(self._root.toString()).rstrip("/")) + 1 :]
+
+
+def _escaped(path: str) -> str:
+    """A glob that matches exactly this path."""
+    return re.sub(r"([{}\[\]*?\\])", r"\\\1", path)
 
 
 def _stamp(status: Any) -> tuple[int, int]:

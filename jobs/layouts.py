@@ -41,7 +41,7 @@ def groups(
     kind = source.file_format
     if kind == "json":
         filled = tuple(file for file in files if file.size_bytes)
-        keys = parse.json_keys(spark, [landing.url(file.path) for file in filled]) if filled else []
+        keys = parse.json_keys(spark, landing.urls(file.path for file in filled)) if filled else []
         wanted = {column: spec.header or column for column, spec in source.columns.items()}
         header = tuple(dict.fromkeys([*wanted.values(), *keys]))
         return [Group(Batch(source, timezone, header, wanted), filled)] if filled else []
@@ -68,11 +68,11 @@ def lines(spark: SparkSession, landing: Landing, source: Source, files: Sequence
     counted = dict.fromkeys((file.path for file in files), Lines())
     if filled:
         paths = landing.encoded(filled)
-        for row in parse.count_lines(spark, source, [landing.url(file.path) for file in filled]).collect():
+        for row in parse.count_lines(spark, source, landing.urls(file.path for file in filled)).collect():
             counted[paths[row[FILE]]] = Lines(row["rows"], row["odd"])
     return counted
 
 
 def _parquet_names(spark: SparkSession, landing: Landing, file: RawFile) -> tuple[str, ...]:
-    frame = spark.read.option("__globPaths__", "false").parquet(landing.url(file.path))
+    frame = spark.read.parquet(*landing.urls([file.path]))
     return tuple(frame.columns)

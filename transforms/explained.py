@@ -32,7 +32,7 @@ def rows(spark: SparkSession, batch: Batch, urls: Sequence[str]) -> DataFrame:
 
 def _explained_csv(spark: SparkSession, batch: Batch, urls: Sequence[str]) -> DataFrame:
     # A separator that no line holds makes Spark's reader hand over whole lines; it drops headers and blank lines as `plain` does.
-    reader = spark.read.options(header="true", sep=_NO_SEPARATOR, quote="", escape=NEVER, __globPaths__="false")
+    reader = spark.read.options(header="true", sep=_NO_SEPARATOR, quote="", escape=NEVER)
     reader = reader.option("encoding", csv_options(batch)["encoding"])
     line_schema = StructType([StructField("line", StringType())])
     lines = reader.schema(line_schema).csv(list(urls)).select("line", F.input_file_name().alias(FILE))
@@ -110,7 +110,7 @@ def _explained_json(spark: SparkSession, batch: Batch, urls: Sequence[str]) -> D
 
 
 def _explained_parquet(spark: SparkSession, batch: Batch, urls: Sequence[str]) -> DataFrame:
-    read = spark.read.option("__globPaths__", "false").parquet(*urls)
+    read = spark.read.parquet(*urls)
     frame = read.select(
         F.struct(*(F.col(ticked(name)) for name in batch.header)).alias("row"), F.input_file_name().alias(FILE)
     )

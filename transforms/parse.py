@@ -89,7 +89,7 @@ def plain(spark: SparkSession, batch: Batch, urls: Sequence[str]) -> DataFrame:
     types = {name: batch.source.columns[column].type for column, name in batch.columns.items()}
     schema = StructType([StructField(name, DataType.fromDDL(types.get(name, "string"))) for name in batch.header])
     reader = spark.read.options(**csv_options(batch), header="true", mode="DROPMALFORMED", columnPruning="false")
-    frame = reader.option("__globPaths__", "false").schema(schema).csv(list(urls))
+    frame = reader.schema(schema).csv(list(urls))
     columns = [F.col(ticked(name)).alias(column) for column, name in batch.columns.items()]
     return frame.select(*columns, F.input_file_name().alias(FILE))
 
@@ -100,7 +100,7 @@ def count_lines(spark: SparkSession, source: Source, urls: Sequence[str]) -> Dat
     Odd are lines with an odd number of quotes (a value may run over the end of the line) and those that are not valid UTF-8.
     """
     if source.file_format == "parquet":
-        frame = spark.read.option("__globPaths__", "false").parquet(*urls)
+        frame = spark.read.parquet(*urls)
         return frame.groupBy(F.input_file_name().alias(FILE)).agg(
             F.count(F.lit(1)).alias("rows"), F.lit(0).cast("bigint").alias("odd")
         )
@@ -125,7 +125,7 @@ def json_keys(spark: SparkSession, urls: Sequence[str]) -> list[str]:
 
 def text_lines(spark: SparkSession, urls: Sequence[str]) -> DataFrame:
     """Lines that hold anything but white space, as the CSV and JSON readers see them."""
-    lines = spark.read.option("__globPaths__", "false").text(list(urls))
+    lines = spark.read.text(list(urls))
     # The first comparison settles nearly every line; the pattern is for lines that begin with white space.
     return lines.filter((F.col("value") >= "!") | F.col("value").rlike(r"[^\x00-\x20]"))
 
