@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from conf.values import Duration, Expression, Mapping, Name, Names, Period, Spec, Texts, as_tuple
+from conf.values import Duration, Expression, Folder, Mapping, Name, Names, Period, Spec, Texts, as_tuple
 
 COLUMN_TYPES = ("string", "int", "long", "float", "double", "boolean", "date", "timestamp")
 _DECIMAL = re.compile(r"decimal\((\d{1,2}),\s*(\d{1,2})\)")
@@ -313,11 +313,14 @@ class Pipeline(Spec):
 
 
 class Environment(Spec):
-    """Where a pipeline runs and with what machines; nothing here changes what is computed."""
+    """Where a pipeline runs and with what machines; nothing here changes what is computed.
+
+    `raw` and `lake` are URIs or paths; a relative path starts at the working directory.
+    """
 
     name: Name = "local"
-    raw: str = "data/raw"
-    lake: str = "lake"
+    raw: Folder = "data/raw"
+    lake: Folder = "lake"
     mlflow: str = ""
     master: str = "local[*]"
     driver_memory: str = "4g"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _DURATION = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
 _PERIOD = re.compile(r"(\d+)\s*(hour|day|week|month|year)s?")
 
 
@@ -35,6 +37,11 @@ def as_tuple(value: Any) -> Any:
 def _same_names(value: Any) -> Any:
     """`[a, b]` is short for `{a: a, b: b}`."""
     return {name: name for name in value} if isinstance(value, list) else value
+
+
+def _absolute(folder: str) -> str:
+    """Delta takes a relative path for a table's name, and Hadoop and Python would each resolve it in their own way."""
+    return folder if _SCHEME.match(folder) else os.path.abspath(folder)
 
 
 class Duration(Spec):
@@ -86,6 +93,7 @@ class Period(Spec):
 
 
 Name = Annotated[str, BeforeValidator(_identifier)]
+Folder = Annotated[str, AfterValidator(_absolute), Field(validate_default=True)]
 Expression = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(as_tuple)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]

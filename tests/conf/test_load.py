@@ -238,6 +238,13 @@ class TestFiles:
         assert load(shop, environment="other.yaml").environment == Environment(name="other", lake="there")
         assert load(shop).environment == Environment()
 
+    def test_relative_folders_start_at_the_working_directory(self, shop: Path) -> None:
+        """Delta takes `lake/silver/orders` for a table's name."""
+        found = load(shop, settings=["environment.raw=deliveries", "environment.mlflow=http://127.0.0.1:5000"]).environment
+        assert (found.raw, found.lake) == (f"{Path.cwd()}/deliveries", f"{Path.cwd()}/lake")
+        found = load(shop, settings=["environment.raw=hdfs:///raw", "environment.lake=/srv/lake/"]).environment
+        assert (found.raw, found.lake) == ("hdfs:///raw", "/srv/lake")
+
     def test_problems_of_the_environment_name_its_file(self, shop: Path) -> None:
         """Together with those of the pipeline; each setting belongs to one of the two."""
         Path("env.yaml").write_text("name: test\ntrain: {seed: 1}\nspark: {a: 1}\ndriver_memry: 2g\n")
