@@ -99,18 +99,35 @@ class Folds:
 def with_hash_folds(dataset: DataFrame, *, count: int, seed: int, key: str, column: str) -> DataFrame:
     """Add `column`, a fold number in [0, count) that depends on the row and the seed, not on how rows are partitioned.
 
-    With a `key` column, rows of one key share a fold. Without (`""`) the row's content decides; the ordinal among rows of equal
-    content (interchangeable, so their order does not matter) spreads duplicates over the folds.
+    With a `key` column, rows of one key share a fold. Without (`""`) the row's content decides. Where rows repeat so much that
+    whole folds could come out empty, the ordinal among rows of equal content (interchangeable, so their order does not matter)
+    spreads them; that takes a sort of all rows, which is left out where at least half of the rows are distinct by estimate.
     """
     if key:
-        hashed = F.xxhash64(_hashable(key, dataset.schema[key].dataType), F.lit(seed))
-        return dataset.withColumn(column, F.pmod(hashed, F.lit(count)).cast("int"))
+        return dataset.withColumn(
+            column, _fold_of(_hashable(key, dataset.schema[key].dataType), F.lit(seed), count=count)
+        )
     content, names = column + "_content", dataset.columns
-    fields = [_hashable(field.name, field.dataType) for field in dataset.schema.fields]
-    equal = Window.partitionBy(content).orderBy(content).rowsBetween(Window.unboundedPreceding, Window.currentRow)
-    hashed = F.xxhash64(F.col(content), F.row_number().over(equal), F.lit(seed))
-    hashed_rows = dataset.withColumn(content, F.xxhash64(*fields))
-    return hashed_rows.select(*names, F.pmod(hashed, F.lit(count)).cast("int").alias(column))
+    hashed = dataset.withColumn(
+        content, F.xxhash64(*(_hashable(field.name, field.dataType) for field in dataset.schema.fields))
+    )
+    if _mostly_distinct(hashed, content):
+        numbered = _fold_of(F.col(content), F.lit(seed), count=count)
+    else:
+        equal = Window.partitionBy(content).orderBy(content).rowsBetween(Window.unboundedPreceding, Window.currentRow)
+        numbered = _fold_of(F.col(content), F.row_number().over(equal), F.lit(seed), count=count)
+    return hashed.select(*names, numbered.alias(column))
+
+
+def _fold_of(*parts: Column, count: int) -> Column:
+    return F.pmod(F.xxhash64(*parts), F.lit(count)).cast("int")
+
+
+def _mostly_distinct(frame: DataFrame, content: str) -> bool:
+    """By HyperLogLog, whose registers do not depend on the order or partitioning of rows."""
+    row = frame.agg(F.approx_count_distinct(content).alias("distinct"), F.count(F.lit(1)).alias("rows")).first()
+    assert row is not None
+    return bool(2 * row["distinct"] >= row["rows"])
 
 
 def canonical(frame: DataFrame, key: Iterable[str], rows: int) -> DataFrame:
@@ -130,7 +147,10 @@ def _hashable(name: str, kind: DataType) -> Column:
         size = F.coalesce(vector["size"], F.size(vector["values"]))
         dense = F.sequence(F.lit(0), F.greatest(size - 1, F.lit(0)))
         entries = F.arrays_zip(F.coalesce(vector["indices"], dense).alias("at"), vector["values"].alias("value"))
-        return F.struct(size, F.filter(entries, lambda entry: entry["value"] != 0.0))
+        some = F.filter(entries, lambda entry: entry["value"] != 0.0)
+        # A vector without zeros is its values: the filter, which costs ten times the hash, is for the others.
+        full = (F.size(vector["values"]) == size) & ~F.array_contains(vector["values"], F.lit(0.0))
+        return F.struct(F.when(full, vector["values"]).alias("full"), F.when(~full, F.struct(size, some)).alias("some"))
     if isinstance(kind, MatrixUDT):
         return F.unwrap_udt(column)
     return column

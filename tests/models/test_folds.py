@@ -68,9 +68,12 @@ def hashed(frame: DataFrame, *, count: int = 3, seed: int = 1, key: str = "") ->
 
 def test_content_folds_depend_on_content_alone(spark: SparkSession) -> None:
     """One, two and seven partitions, other row order, dense or sparse vectors: the same folds; another seed: others."""
-    dense = [(i, {"a": i, "b": 1}, Vectors.dense([0.0, float(i), 0.0])) for i in range(60)]
-    sparse = [(i, {"b": 1, "a": i}, Vectors.sparse(3, {1: float(i)} if i else {})) for i in range(60)]
-    schema = ["id", "map", "vector"]
+    dense = [(i, {"a": i, "b": 1}, Vectors.dense([0.0, float(i), 0.0]), Vectors.dense([i + 0.5])) for i in range(60)]
+    sparse = [
+        (i, {"b": 1, "a": i}, Vectors.sparse(3, {1: float(i)} if i else {}), Vectors.sparse(1, {0: i + 0.5}))
+        for i in range(60)
+    ]
+    schema = ["id", "map", "vector", "full"]
     expected = hashed(spark.createDataFrame(dense, schema).repartition(1))
 
     for partitions in (2, 7):
@@ -86,6 +89,14 @@ def test_equal_rows_spread_over_the_folds(spark: SparkSession) -> None:
 
     assert {fold for _, fold in found} == {0, 1, 2}
     assert found == hashed(frame.repartition(5))
+
+
+def test_equal_rows_share_a_fold_where_most_rows_are_distinct(spark: SparkSession) -> None:
+    """Twice a hundred rows: no sort is needed to fill every fold."""
+    found = hashed(spark.createDataFrame([(i % 100,) for i in range(200)], ["id"]).repartition(2))
+
+    assert [fold for _, fold in found[::2]] == [fold for _, fold in found[1::2]]
+    assert {fold for _, fold in found} == {0, 1, 2}
 
 
 def test_rows_of_one_key_share_a_fold(spark: SparkSession) -> None:
