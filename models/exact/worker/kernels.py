@@ -5,4 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-KERNELS: Mapping[str, Callable[..., Any]] = {}
+from models.exact.worker.counts import count
+
+KERNELS: Mapping[str, Callable[..., Any]] = {
+    "count": count,
+}

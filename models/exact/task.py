@@ -1,0 +1,63 @@
+"""What Spark runs in its tasks: it asks Spark which task this is, and hands over to `worker/`, which knows no Spark."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyspark import BarrierTaskContext, TaskContext
+from threadpoolctl import threadpool_limits
+
+from models.exact.worker import memory, peer, wire
+from models.exact.worker.answers import Rows
+from models.exact.worker.blocks import Blocks
+from models.exact.worker.loading import load
+
+Requests = Sequence[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the tasks of one search need to know besides their rows.
+
+    Attributes:
+        levels: as in `Blocks`.
+        neighbours: tasks that run beside each other in one executor.
+        spill: whether rows beyond the memory may lie in files of `spark.local.dir`.
+        memory: bytes of rows that a task may hold; None to find out on the executor.
+    """
+
+    levels: tuple[int, ...] = ()
+    neighbours: int = 1
+    spill: bool = True
+    memory: int | None = None
+
+
+def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: Limits) -> Iterator[pa.RecordBatch]:
+    """A task of a barrier stage: answers requests of the driver. Yields nothing."""
+    context = BarrierTaskContext.get()
+    worker = peer.Worker(context.partitionId(), len(context.getTaskInfos()), context.taskAttemptId())
+    with threadpool_limits(context.cpus()):
+        peer.serve(address, worker, lambda: _load(batches, worker.number, limits))
+    yield from ()
+
+
+def answer(batches: Iterator[pa.RecordBatch], *, requests: Requests, limits: Limits) -> Iterator[pa.RecordBatch]:
+    """A task of a job of one pass: yields its number and the packed answer to the last request, after those before it."""
+    context = TaskContext.get()
+    assert context is not None
+    number = context.partitionId()
+    with threadpool_limits(context.cpus()):
+        rows = Rows(lambda: _load(batches, number, limits))
+        *_, last = (rows.answer(kernel, request) for kernel, request in requests)
+    yield pa.RecordBatch.from_pydict({"worker": [number], "answer": [b"".join(wire.pack(last))]})
+
+
+def _load(batches: Iterator[pa.RecordBatch], number: int, limits: Limits) -> Blocks:
+    folders = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")
+    budget = memory.budget(limits.neighbours) if limits.memory is None else limits.memory
+    return load(batches, limits.levels, budget if limits.spill else None, folders[number % len(folders)])
