@@ -40,7 +40,7 @@ class Limits:
 def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: Limits) -> Iterator[pa.RecordBatch]:
     """A task of a barrier stage: answers requests of the driver. Yields nothing."""
     context = BarrierTaskContext.get()
-    worker = peer.Worker(context.partitionId(), len(context.getTaskInfos()), context.taskAttemptId())
+    worker = peer.Worker(context.partitionId(), len(context.getTaskInfos()))
     with threadpool_limits(context.cpus()):
         peer.serve(address, worker, lambda: _load(batches, worker.number, limits))
     yield from ()

@@ -1,15 +1,15 @@
 """Passes over workers that wait: one barrier stage loads the rows once and answers over sockets until it is let go.
 
-When a worker dies, Spark starts all tasks of the stage anew; they load again, connect again, and are brought to where the others were.
+When a worker dies, Spark gives up the stage: it retries no barrier stage that ends a job. Another takes its place, loads the rows
+again, and is brought to where the first was.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,12 @@ from models.exact import task
 from models.exact.driver.passes import Reply
 from models.exact.driver.rendezvous import ROUND_SECONDS, Lost, Missing, Rendezvous
 from models.exact.worker.answers import Failure
+from models.exact.worker.loading import InputFailed
 from transforms.errors import ModelError
 
 PORT = "spark.millrace.port"
 CONNECT_SECONDS = 15.0
-ATTEMPTS = 4  # Spark's own number of attempts at a stage
+ATTEMPTS = 3
 _END_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Unavailable(Exception):
 
 class BarrierPasses:
     """Args:
-        rows: the columns that `worker.loading` reads, in no more partitions than there are slots.
+        rows: gives the columns that `worker.loading` reads, in no more partitions than there are slots at that moment.
         connect_seconds: how long to wait for the workers once their stage could run.
         round_seconds: how long to wait for the answers to a pass.
 
@@ -48,99 +49,104 @@ class BarrierPasses:
 
     def __init__(
         self,
-        rows: DataFrame,
+        rows: Callable[[], DataFrame],
         limits: task.Limits,
         *,
         connect_seconds: float = CONNECT_SECONDS,
         round_seconds: float = ROUND_SECONDS,
     ) -> None:
         self.settings: list[tuple[str, Mapping[str, Any]]] = []
-        self._context = rows.sparkSession.sparkContext
+        self._rows, self._limits = rows, limits
         self._connect_seconds, self._round_seconds = connect_seconds, round_seconds
-        self._tag = f"millrace-{uuid.uuid4().hex}"
-        self._ready = False
-        self._error: Exception | None = None
-        conf = self._context.getConf()
-        host = conf.get("spark.driver.host") or "localhost"
-        bind, port = conf.get("spark.driver.bindAddress") or host, conf.get(PORT, "0") or "0"
-        try:
-            self._rendezvous = Rendezvous(bind, host, int(port))
-        except OSError as error:
-            raise Unavailable(f"the driver cannot listen on {bind}:{port} ({error.strerror or error})") from error
-        serve = partial(task.serve, address=self._rendezvous.address, limits=limits)
-        stage = rows.mapInArrow(serve, "nothing boolean", barrier=True)
-        self._thread = threading.Thread(
-            target=inheritable_thread_target(rows.sparkSession)(partial(self._work, stage)), name=self._tag, daemon=True
-        )
-        self._thread.start()
-        try:
-            self._gather()
-        except BaseException:
-            self.close()
-            raise
+        self._stage: _Stage | None = self._start()
 
     def run(self, kernel: str, request: Mapping[str, Any]) -> list[Reply]:
         """As `Passes.run`.
 
         Raises:
             ModelError: a kernel failed, or workers died again and again.
-            Unavailable: workers died and not all came back.
+            Unavailable: workers died and did not come back, or Spark failed to compute their rows.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                self._catch_up()
-                replies = checked(kernel, self._rendezvous.exchange((kernel, request), self._round_seconds))
+                if self._stage is None:
+                    self._stage = self._start()
+                    for setting in self.settings:
+                        self._ask(self._stage, *setting)
+                replies = self._ask(self._stage, kernel, request)
             except Lost as error:
-                self._ready = False
-                log.warning(
-                    "Attempt %d of pass '%s' failed: %s. Spark starts the workers anew.", attempt, kernel, error
-                )
+                log.warning("Attempt %d of pass '%s' failed: %s.", attempt, kernel, error)
+                self.close()
                 lost = error
                 continue
             if kernel.startswith("set_"):
                 self.settings.append((kernel, request))
             return replies
-        raise _died(f"{ATTEMPTS} attempts of pass '{kernel}' failed: {lost}") from lost
+        raise ModelError(
+            f"Workers died in each of {ATTEMPTS} attempts of pass '{kernel}': {lost}. A killed worker most often lacks memory: give"
+            " Python more (spark.executor.memoryOverhead, spark.executor.pyspark.memory), or use more executors."
+        ) from lost
 
     def close(self) -> None:
         """Let the workers go; those that are busy are cancelled. The caller's other jobs go on."""
-        if self._thread.is_alive():
-            self._rendezvous.dismiss()
-            self._thread.join(_END_SECONDS if self._ready else 0.0)
-        self._rendezvous.close()
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
+
+    def _start(self) -> _Stage:
+        return _Stage(self._rows(), self._limits, self._connect_seconds)
+
+    def _ask(self, stage: _Stage, kernel: str, request: Mapping[str, Any]) -> list[Reply]:
+        replies = stage.rendezvous.exchange((kernel, request), self._round_seconds)
+        for reply in replies:
+            if isinstance(reply, Failure) and reply.kind == InputFailed.__name__:
+                raise Unavailable(f"Spark failed to compute the rows ({reply.message})")
+        return checked(kernel, replies)
+
+
+class _Stage:
+    """One barrier stage, whose job runs in a thread of its own, and the meeting with its workers."""
+
+    def __init__(self, rows: DataFrame, limits: task.Limits, connect_seconds: float) -> None:
+        self._context = rows.sparkSession.sparkContext
+        self._tag = f"millrace-{uuid.uuid4().hex}"
+        self._error: Exception | None = None
+        conf = self._context.getConf()
+        host = conf.get("spark.driver.host") or "localhost"
+        bind, port = conf.get("spark.driver.bindAddress") or host, conf.get(PORT, "0") or "0"
+        try:
+            self.rendezvous = Rendezvous(bind, host, int(port))
+        except OSError as error:
+            raise Unavailable(f"the driver cannot listen on {bind}:{port} ({error.strerror or error})") from error
+        serve = partial(task.serve, address=self.rendezvous.address, limits=limits)
+        job = partial(self._run, rows.mapInArrow(serve, "nothing boolean", barrier=True))
+        self._thread = threading.Thread(
+            target=inheritable_thread_target(rows.sparkSession)(job), name=self._tag, daemon=True
+        )
+        self._thread.start()
+        try:
+            self.rendezvous.gather(connect_seconds, self._coming)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, Missing):
+                raise Unavailable(str(error)) from error
+            raise
+
+    def close(self) -> None:
+        """Tell the workers to stop. Who is busy, or not yet there, is cancelled."""
+        idle = self.rendezvous.dismiss()
+        self.rendezvous.close()
+        self._thread.join(_END_SECONDS if idle else 0.0)
         if self._thread.is_alive() and self._context._jsc is not None:
             self._context.cancelJobsWithTag(self._tag)
             self._thread.join(_END_SECONDS)
-        self._ready = False
 
-    def _work(self, stage: DataFrame) -> None:
-        """The thread of the stage."""
+    def _run(self, stage: DataFrame) -> None:
         self._context.addJobTag(self._tag)
         try:
             stage.collect()
-        except Exception as error:
+        except Exception as error:  # Spark's log has it; that the workers are gone is what matters here
             self._error = error
-
-    def _catch_up(self) -> None:
-        if self._ready:
-            return
-        try:
-            self._gather()
-        except Unavailable:
-            if self._error is not None:
-                raise _died(f"Spark gave up: {_first_line(self._error)}") from self._error
-            raise
-        for kernel, request in self.settings:
-            checked(kernel, self._rendezvous.exchange((kernel, request), self._round_seconds))
-
-    def _gather(self) -> None:
-        started = time.monotonic()
-        try:
-            self._rendezvous.gather(self._connect_seconds, self._coming)
-        except Missing as error:
-            raise Unavailable(str(error)) from error
-        self._ready = True
-        log.debug("Workers connected after %.2f s.", time.monotonic() - started)
 
     def _coming(self) -> bool:
         """Whether Spark is at what comes before the workers: a task of ours runs, and none has failed."""
@@ -174,13 +180,6 @@ def checked(kernel: str, replies: list[Reply | Failure]) -> list[Reply]:
     if not good:
         raise ModelError(f"Pass '{kernel}' has no rows: the data has no partitions. Check what filters it.")
     return good
-
-
-def _died(why: str) -> ModelError:
-    return ModelError(
-        f"The workers of the search died: {why}. A killed worker most often lacks memory: give Python more"
-        " (spark.executor.memoryOverhead, spark.executor.pyspark.memory), or use more executors."
-    )
 
 
 def _first_line(error: Exception) -> str:

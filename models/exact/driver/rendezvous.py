@@ -53,7 +53,7 @@ class Rendezvous:
         self._peers: dict[int, tuple[Worker, socket.socket]] = {}
 
     def gather(self, seconds: float, coming: Callable[[], bool]) -> None:
-        """Wait until all workers are connected. Of two with one number the later attempt counts.
+        """Wait until all workers are connected.
 
         Args:
             seconds: how long to wait.
@@ -108,19 +108,21 @@ class Rendezvous:
                 self.release()
                 raise Lost(f"worker {number} went away ({error})") from error
             except BaseException:
-                # Whoever is interrupted in a round cannot tell a late reply from one to the next message.
+                # After this, a late reply could not be told from one to the next message.
                 self.release()
                 raise
         return [replies[number] for number in sorted(replies)]
 
-    def dismiss(self) -> None:
-        """Tell all workers to stop, and let them go."""
+    def dismiss(self) -> bool:
+        """Tell all workers to stop, and let them go; whether there were all of them, waiting for it."""
+        complete = self._complete()
         for _, end in self._peers.values():
             try:
                 wire.send(end, wire.pack(None))
             except OSError as error:
                 log.debug("A worker was gone before it could be told to stop: %s", error)
         self.release()
+        return complete
 
     def release(self) -> None:
         """Close all connections, with workers and strangers; go on listening."""
@@ -178,13 +180,10 @@ class Rendezvous:
 
     def _welcome(self, worker: Worker, end: socket.socket) -> None:
         wire.keep_alive(end)
-        known, earlier = self._peers.get(worker.number, (None, None))
-        if known is not None and known.attempt >= worker.attempt:
+        if worker.number in self._peers:
             end.close()
-            return
-        self._peers[worker.number] = worker, end
-        if earlier is not None:
-            earlier.close()
+        else:
+            self._peers[worker.number] = worker, end
 
     def _refuse(self, end: socket.socket, why: str) -> None:
         log.warning("A connection to the port of a search was refused: it %s.", why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from py4j.java_gateway import JavaObject
@@ -68,7 +69,7 @@ class Workers:
         reason = _obstacle(rows)
         if reason is None:
             try:
-                self._passes = BarrierPasses(_fitted(rows), limits, connect_seconds=connect_seconds)
+                self._passes = BarrierPasses(partial(_fitted, rows), limits, connect_seconds=connect_seconds)
                 return
             except Unavailable as error:
                 reason = str(error)
@@ -150,7 +151,7 @@ def _fitted(rows: DataFrame) -> DataFrame:
 
     A stage cannot coalesce before a barrier (SPARK-24820), hence the shuffle; ids need no sort as round robin does.
     """
-    slots, count = _slots(rows), _partitions(rows)
+    slots, count = max(1, _slots(rows)), _partitions(rows)
     if count is not None and count <= slots:
         return rows
     return rows.repartitionById(slots, F.pmod(F.monotonically_increasing_id(), F.lit(slots)).cast("int"))

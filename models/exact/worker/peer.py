@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from models.exact.worker import wire
-from models.exact.worker.answers import Rows
+from models.exact.worker.answers import Failure, Rows
 from models.exact.worker.blocks import Blocks
+from models.exact.worker.loading import InputFailed
 
 TOKEN_BYTES = 32
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 3600.0  # the driver may solve for long between passes; that it is gone is noticed much earlier
-_HELLO = struct.Struct(f"!{TOKEN_BYTES}sIIQ")
+_HELLO = struct.Struct(f"!{TOKEN_BYTES}sII")
 HELLO_BYTES = _HELLO.size
 
 
@@ -27,18 +28,17 @@ class Address:
     token: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Worker:
-    """Which worker of how many, and which of Spark's attempts to run it: later attempts have greater numbers."""
+    """Which worker of how many."""
 
     number: int
     count: int
-    attempt: int
 
 
 def hello(token: bytes, worker: Worker) -> bytes:
     """The first bytes of a connection: the token, then who is calling."""
-    return _HELLO.pack(token, worker.number, worker.count, worker.attempt)
+    return _HELLO.pack(token, worker.number, worker.count)
 
 
 def read_hello(data: bytes | bytearray) -> tuple[bytes, Worker]:
@@ -51,12 +51,17 @@ def serve(address: Address, worker: Worker, load: Callable[[], Blocks], *, patie
     """Answer the driver's requests, (kernel, arguments), with rows loaded once, until it sends None.
 
     Raises:
+        InputFailed: Spark failed to compute the rows. The driver is told before it asks.
         OSError: the driver cannot be reached, went away, or asked nothing for `patience` seconds. Spark reports it.
     """
     with socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS) as driver:
         wire.keep_alive(driver)
         driver.sendall(hello(address.token, worker))
-        rows = Rows(load)
+        try:
+            rows = Rows(load)
+        except InputFailed as error:
+            wire.send(driver, wire.pack(Failure.of(error)))
+            raise
         while (request := wire.receive(driver, patience)) is not None:
             kernel, arguments = request
             wire.send(driver, wire.pack(rows.answer(kernel, arguments)))
