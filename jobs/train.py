@@ -86,7 +86,7 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         threshold = _threshold(run, held_out, commit.version, identity)
         run.progress.message(f"train: refitting {_described(winner.point)} on the whole training part")
         grid_point = winner.plan.grid[winner.point.index]
-        model = any_estimator.fit_whole(pipelines[winner.plan.candidate], grid_point, rows)
+        model = tuning.fit(pipelines[winner.plan.candidate], grid_point, rows)
         version = _logged(run, model, winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}")
         count = rows.count()
     return Outcome(
@@ -198,9 +198,7 @@ def _out_of_fold(run: Run, rows: DataFrame, winner: Winner, pipeline: Pipeline) 
     for fold in range(folds.count):
         model = winner.models.get(fold)
         if model is None:
-            model = any_estimator.fit_whole(
-                pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold))
-            )
+            model = tuning.fit(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
         frames.append(model.transform(rows.where(folds.validates(fold))))
     return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames])
 

@@ -48,7 +48,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Route:
-    """The stages that a grid point runs through: `prefix` before the last estimator, which `keys` compare, and `tail` after it."""
+    """The stages that a grid point runs through: `prefix` before the last estimator, which `keys` compare, and `tail` after it.
+
+    Its model is a `PipelineModel` if `is_pipeline`, else that of `last` alone.
+    """
 
     point: int
     extra: ParamMap
@@ -56,6 +59,7 @@ class Route:
     keys: tuple[Any, ...]
     last: Estimator[Any] | None
     tail: tuple[Transformer, ...]
+    is_pipeline: bool
 
     @property
     def solver(self) -> str:
@@ -65,21 +69,20 @@ class Route:
 def route(estimator: Estimator[Any], point: int, extra: ParamMap) -> Route:
     """Split an estimator with one grid point's parameters set."""
     if type(estimator) is not Pipeline:
-        return Route(point, extra, (), (), estimator.copy(dict(extra)), ())
+        return Route(point, extra, (), (), estimator.copy(dict(extra)), (), False)
     stages = estimator.copy(dict(extra)).getStages()
     at = max((i for i, stage in enumerate(stages) if isinstance(stage, Estimator)), default=len(stages))
     prefix, rest = tuple(stages[:at]), stages[at:]
     keys = tuple(_stage_key(stage, extra) for stage in prefix)
-    return Route(point, extra, prefix, keys, rest[0] if rest else None, tuple(rest[1:]))  # type: ignore[arg-type]
+    return Route(point, extra, prefix, keys, rest[0] if rest else None, tuple(rest[1:]), True)  # type: ignore[arg-type]
 
 
-def fit_whole(estimator: Estimator[Any], extra: ParamMap, frame: DataFrame) -> Model:
-    """Fit one grid point on all rows of a frame, by the solver that the search used."""
-    way = route(estimator, 0, extra)
-    if type(estimator) is not Pipeline:
+def fit_whole(way: Route, frame: DataFrame) -> Model:
+    """Fit one grid point on all rows of a frame."""
+    if not way.is_pipeline:
         return _fit_last(way, frame)[0]  # type: ignore[return-value]
     memo: dict[Any, Transformer] = {}
-    rows, _ = _advance((frame, frame), way, range(len(way.prefix)), memo)
+    rows, _ = advance((frame, frame), way, range(len(way.prefix)), memo)
     with cached(_pruned(rows, way, None)) if way.prefix else nullcontext(rows) as prepared:
         return _assembled(way, memo, _fit_last(way, prepared))
 
@@ -138,7 +141,7 @@ def _fold(
     with ExitStack() as stack:
         started = time.monotonic()
         try:
-            train, valid = _advance(rows, wanted[0], range(shared), memo)
+            train, valid = advance(rows, wanted[0], range(shared), memo)
         except FIT_ERRORS as error:
             yield from (_failed(way, fold, started, error) for way in wanted)
             return
@@ -162,7 +165,7 @@ def _group(
     started = time.monotonic()
     way = group[0]
     try:
-        train, valid = _advance(rows, way, range(start, len(way.prefix)), memo)
+        train, valid = advance(rows, way, range(start, len(way.prefix)), memo)
     except FIT_ERRORS as error:
         yield from (_failed(other, fold, started, error) for other in group)
         return
@@ -198,7 +201,7 @@ def _fit_and_evaluate(
         return _failed(way, fold, started, error)
     model = None
     if keep:
-        model = _assembled(way, memo, last) if way.prefix or way.tail else last[0]
+        model = _assembled(way, memo, last) if way.is_pipeline else last[0]
     return Fit(way.point, fold, value, time.monotonic() - started, way.solver, None, model)  # type: ignore[arg-type]
 
 
@@ -217,7 +220,7 @@ def _failed(way: Route, fold: int, started: float, error: Exception) -> Fit:
     return Fit(way.point, fold, None, time.monotonic() - started, way.solver, error)
 
 
-def _advance(
+def advance(
     rows: tuple[DataFrame, DataFrame], way: Route, steps: range, memo: dict[Any, Transformer]
 ) -> tuple[DataFrame, DataFrame]:
     """Training and validation rows through some stages of the prefix, fitted on the training rows unless `memo` has them."""

@@ -1,11 +1,12 @@
 """Cross-validation: a drop-in for `pyspark.ml.tuning.CrossValidator`, and the search that the train job runs.
 
-Both hand a grid to a solver. Today the general path of `any_estimator` (and `trees` inside it) fits every point; the result does
-not depend on which solver ran, and `plan` says which one would.
+Both hand a grid to solvers: `exact_estimator` for linear and logistic regression, the general path of `any_estimator` (and `trees`
+inside it) for all else. The result does not depend on which solver ran, and `plan` says which one would.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,18 +23,20 @@ from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
-from models import any_estimator, trees
+from models import any_estimator, exact_estimator, trees
 from models.any_estimator import Fit, ParamMap, Route
+from models.exact.driver.search import OnPass
+from models.exact_estimator import Refit
 from models.folds import Folds, with_hash_folds
 from models.trials import Trial, TuningResult
 from transforms.errors import ConfigError
 
 __all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "tune"]
 
-REASONS = {
-    any_estimator.SOLVER: "no faster solver knows this estimator: its own fit, after feature stages fitted once a fold",
-    trees.SOLVER: "one worker on CPUs needs no barrier stage",
-}
+log = logging.getLogger(__name__)
+
+EXACT = "all folds and grid points share the passes over the rows, and each ends at the optimum"
+ONE_TASK = "one worker on CPUs needs no barrier stage"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Search:
     Attributes:
         candidate, metric: names for the trials.
         parameters: per grid point, the parameters as trials report them.
+        exact: find the optimum even where few iterations or a loose tolerance are set.
     """
 
     estimator: Estimator[Any]
@@ -53,6 +57,7 @@ class Search:
     metric: str = ""
     parameters: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     parallelism: int = 1
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ def tune(
     *,
     known: Iterable[Trial] = (),
     on_trial: Callable[[Trial], None] | None = None,
+    on_pass: OnPass | None = None,
     keep_models: bool = False,
+    refit: bool = False,
     stop_on_error: bool = False,
 ) -> TuningResult:
     """Try every grid point on every fold.
@@ -88,25 +95,39 @@ def tune(
         frame: features, label and the fold columns.
         known: trials of this very search done before; those without an error are not fitted again.
         on_trial: called in this thread with each new trial, as soon as it is there.
+        on_pass: called after each pass over the rows that several fits share, with its number and how many models still move.
         keep_models: keep the models fitted now.
+        refit: fit the best point on all rows too, if its solver has them at hand.
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
     """
     search.folds.check(frame)
     done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
     routes, refused = _routes(search, done)
     models: dict[tuple[int, int], Model] = {}
-    fits = any_estimator.fits(
-        frame,
-        search.folds,
-        routes,
-        search.evaluator,
-        parallelism=search.parallelism,
-        skip=done.keys(),
-        keep_models=keep_models,
+
+    def result() -> TuningResult:
+        scores = np.full((len(search.grid), search.folds.count), np.nan)
+        for (point, fold), trial in done.items():
+            scores[point, fold] = np.nan if trial.value is None else trial.value
+        ordered = tuple(done[key] for key in sorted(done))
+        return TuningResult(ordered, scores, search.evaluator.isLargerBetter(), models, whole.model)
+
+    def best() -> int | None:
+        return result().best if len(done) == len(search.grid) * search.folds.count else None
+
+    whole = Refit(best)
+    exact, general = _by_path(search, routes)
+    options: dict[str, Any] = {"parallelism": search.parallelism, "skip": done.keys(), "keep_models": keep_models}
+    # The exact path last: when its rows are at hand, all else is known.
+    paths = (
+        any_estimator.fits(frame, search.folds, general, search.evaluator, **options),
+        exact_estimator.fits(
+            frame, search.folds, exact, search.evaluator, on_pass=on_pass, refit=whole if refit else None, **options
+        ),
     )
     # Closed whatever happens: a generator that waits for its collection would keep the folds cached.
-    with closing(fits):
-        for fit in chain(refused, fits):
+    with closing(paths[0]), closing(paths[1]):
+        for fit in chain(refused, *paths):
             if fit.error is not None and (stop_on_error or _stopped(frame)):
                 raise fit.error
             trial = _trial(search, fit)
@@ -115,22 +136,29 @@ def tune(
                 models[fit.point, fit.fold] = fit.model
             if on_trial:
                 on_trial(trial)
-    scores = np.full((len(search.grid), search.folds.count), np.nan)
-    for (point, fold), trial in done.items():
-        scores[point, fold] = np.nan if trial.value is None else trial.value
-    ordered = tuple(done[key] for key in sorted(done))
-    return TuningResult(ordered, scores, search.evaluator.isLargerBetter(), models)
+    return result()
+
+
+def fit(estimator: Estimator[Any], extra: ParamMap, frame: DataFrame, *, exact: bool = False) -> Model:
+    """Fit one grid point on all rows of a frame, by the solver that a search would use."""
+    way = any_estimator.route(estimator, 0, extra)
+    model = None
+    if exact_estimator.reason_against(way, None, insist=exact) is None:
+        model = exact_estimator.fit_whole(way, frame)
+    return model or any_estimator.fit_whole(way, frame)
 
 
 class CrossValidator(stock.CrossValidator):
     """`pyspark.ml.tuning.CrossValidator`, with folds that do not depend on partitioning, and folds in time.
 
-    Parameters, persistence and result (a stock `CrossValidatorModel`) are those of the stock class. Three parameters more:
+    Parameters, persistence and result (a stock `CrossValidatorModel`) are those of the stock class. Four parameters more:
 
     - `foldScheme`: `others` (stock) or `earlier`: a fold trains on earlier rows only. Needs `foldCol`.
     - `trainFromCol`: with `earlier`, the first fold that may train on the row, null for none; without it a row trains all
       later folds.
     - `keyCol`: without `foldCol`, rows of one key share a fold. Without either, folds come from a hash of the row's content.
+    - `exact`: linear and logistic regressions are fitted to the optimum, whatever `maxIter` and `tol` say. By default they are
+      unless `maxIter` below 100 or `tol` above 1e-6 was set: a fit that has not converged then keeps its meaning.
 
     `foldCol` may hold -1 for rows that no fold validates on.
     """
@@ -150,6 +178,12 @@ class CrossValidator(stock.CrossValidator):
     keyCol: Param[str] = Param(
         Params._dummy(), "keyCol", "without foldCol: column whose hash decides the fold", TypeConverters.toString
     )
+    exact: Param[bool] = Param(
+        Params._dummy(),
+        "exact",
+        "find the optimum even where few iterations or a loose tolerance are set",
+        TypeConverters.toBoolean,
+    )
 
     _input_kwargs: dict[str, Any]
 
@@ -168,6 +202,7 @@ class CrossValidator(stock.CrossValidator):
         foldScheme: str = "others",
         trainFromCol: str = "",
         keyCol: str = "",
+        exact: bool = False,
     ) -> None:
         given = self._input_kwargs
         super().__init__()
@@ -190,6 +225,7 @@ class CrossValidator(stock.CrossValidator):
         foldScheme: str = "others",
         trainFromCol: str = "",
         keyCol: str = "",
+        exact: bool = False,
     ) -> CrossValidator:
         """Set parameters by name."""
         self._set(**self._input_kwargs)
@@ -210,7 +246,12 @@ class CrossValidator(stock.CrossValidator):
         self._set(keyCol=value)
         return self
 
-    # The three have no defaults in the parameter map: stock pyspark could not load an estimator that names them.
+    def setExact(self, value: bool) -> CrossValidator:
+        """Set the value of `exact`."""
+        self._set(exact=value)
+        return self
+
+    # The four have no defaults in the parameter map: stock pyspark could not load an estimator that names them.
     def getFoldScheme(self) -> str:
         """Value of `foldScheme`, or `others`."""
         return self.getOrDefault(self.foldScheme) if self.isSet(self.foldScheme) else "others"
@@ -223,24 +264,42 @@ class CrossValidator(stock.CrossValidator):
         """Value of `keyCol`, or empty."""
         return self.getOrDefault(self.keyCol) if self.isSet(self.keyCol) else ""
 
+    def getExact(self) -> bool:
+        """Value of `exact`, or False."""
+        return self.getOrDefault(self.exact) if self.isSet(self.exact) else False
+
     def plan(self, dataset: DataFrame) -> tuple[PlannedFit, ...]:
         """Which solver would fit each grid point, and why; nothing is fitted."""
-        estimator = self.getEstimator()
+        estimator, evaluator = self.getEstimator(), self.getEvaluator()
         size = _bytes_per_worker(dataset)
         planned = []
         for point, extra in enumerate(self.getEstimatorParamMaps()):
-            solver = any_estimator.route(estimator, point, extra).solver
+            way = any_estimator.route(estimator, point, extra)
+            against = exact_estimator.reason_against(way, evaluator, insist=self.getExact())
             parameters = {param.name: value for param, value in extra.items()}
-            planned.append(PlannedFit(point, parameters, solver, REASONS[solver], None, size))
+            if against is None:
+                solver, reason = exact_estimator.solver(way), EXACT
+                passes = exact_estimator.passes(way, evaluator)
+            else:
+                solver, reason, passes = way.solver, ONE_TASK if way.solver == trees.SOLVER else against, None
+            planned.append(PlannedFit(point, parameters, solver, reason, passes, size))
         return tuple(planned)
 
     def _fit(self, dataset: DataFrame) -> CrossValidatorModel:
         grid = self.getEstimatorParamMaps()
         frame, folds = self._with_folds(dataset)
-        search = Search(self.getEstimator(), grid, self.getEvaluator(), folds, parallelism=self.getParallelism())
+        search = Search(
+            self.getEstimator(),
+            grid,
+            self.getEvaluator(),
+            folds,
+            parallelism=self.getParallelism(),
+            exact=self.getExact(),
+        )
         collect = self.getCollectSubModels()
-        result = tune(search, frame, keep_models=collect, stop_on_error=True)
-        best = any_estimator.fit_whole(self.getEstimator(), grid[result.require_best()], dataset)
+        result = tune(search, frame, keep_models=collect, refit=True, stop_on_error=True)
+        point = result.require_best()
+        best = result.whole or fit(self.getEstimator(), grid[point], dataset, exact=self.getExact())
         models = (
             [[result.models[point, fold] for point in range(len(grid))] for fold in range(folds.count)]
             if collect
@@ -268,8 +327,8 @@ class CrossValidator(stock.CrossValidator):
         return hashed, Folds(count, column)
 
     def write(self) -> MLWriter:
-        """Stock's writer; with one of our three parameters set, one that keeps them."""
-        if any(self.isSet(param) for param in (self.foldScheme, self.trainFromCol, self.keyCol)):
+        """Stock's writer; with one of our four parameters set, one that keeps them."""
+        if any(self.isSet(param) for param in (self.foldScheme, self.trainFromCol, self.keyCol, self.exact)):
             return stock.CrossValidatorWriter(self)
         return self._copyValues(stock.CrossValidator())._resetUid(self.uid).write()
 
@@ -317,6 +376,21 @@ def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Rout
             pairs = [(point, fold) for fold in range(search.folds.count) if (point, fold) not in done]
             refused += [Fit(*pair, value=None, seconds=0.0, solver=any_estimator.SOLVER, error=error) for pair in pairs]
     return routes, refused
+
+
+def _by_path(search: Search, routes: Sequence[Route]) -> tuple[list[Route], list[Route]]:
+    """Routes of the exact and of the general path; each reason for the latter is logged once."""
+    exact: list[Route] = []
+    general: list[Route] = []
+    reasons = set()
+    for way in routes:
+        reason = exact_estimator.reason_against(way, search.evaluator, insist=search.exact)
+        (exact if reason is None else general).append(way)
+        if reason is not None and way.solver != trees.SOLVER:
+            reasons.add(reason)
+    for reason in sorted(reasons):
+        log.info("The general path fits some grid points: %s.", reason)
+    return exact, general
 
 
 def _trial(search: Search, fit: Fit) -> Trial:

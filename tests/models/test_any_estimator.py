@@ -149,7 +149,7 @@ def test_one_point_is_fitted_as_its_pipeline_would_be(rows: DataFrame, with_esti
     pipeline = Pipeline(stages=[assembler(), scaler, *final])
     extra = {scaler.withMean: True, last.regParam: 0.3}
 
-    ours, theirs = any_estimator.fit_whole(pipeline, extra, rows), pipeline.fit(rows, extra)
+    ours, theirs = any_estimator.fit_whole(any_estimator.route(pipeline, 0, extra), rows), pipeline.fit(rows, extra)
 
     found, expected = (
         model.transform(rows).select("key", "prediction").orderBy("key").collect() for model in (ours, theirs)

@@ -29,13 +29,18 @@ _BOUNDS = (
 
 def solver(estimator: Estimator[Any] | None) -> str | None:
     """Which exact solver knows the estimator at all."""
-    return {LinearRegression: LINEAR, LogisticRegression: LOGISTIC}.get(type(estimator))  # type: ignore[call-overload, no-any-return]
+    if type(estimator) is LinearRegression:
+        return LINEAR
+    return LOGISTIC if type(estimator) is LogisticRegression else None
 
 
-def reason_against(estimator: Estimator[Any] | None, evaluator: Evaluator, *, insist: bool = False) -> str | None:
+def reason_against(
+    estimator: Estimator[Any] | None, evaluator: Evaluator | None, *, insist: bool = False
+) -> str | None:
     """Why a fit and its evaluation must go the general path, None where an exact solver gives the same answer.
 
     Args:
+        evaluator: None for a fit that is not evaluated.
         insist: find the optimum although fewer iterations or a looser tolerance are set.
     """
     if solver(estimator) is None:
@@ -52,20 +57,21 @@ def reason_against(estimator: Estimator[Any] | None, evaluator: Evaluator, *, in
         return f"loss {estimator.getLoss()} is no sum of squares"
     if isinstance(estimator, LogisticRegression) and any(estimator.isSet(name) for name in _BOUNDS):
         return "bounds on coefficients are set"
-    return _against_evaluator(estimator, evaluator)
+    return None if evaluator is None else _against_evaluator(estimator, evaluator)
 
 
 def _against_evaluator(estimator: Estimator[Any], evaluator: Evaluator) -> str | None:
     """The evaluator must be MLlib's, and read what this estimator writes."""
     classification = isinstance(estimator, LogisticRegression)
     name = type(evaluator).__name__
+    columns: dict[str, tuple[str, ...]]
     if type(evaluator) is BinaryClassificationEvaluator and classification:
         if evaluator.isSet(evaluator.numBins) and evaluator.getNumBins() != 0:
             return "numBins is set, and bins depend on the partitioning; 0 measures the area exactly"
         columns = {"rawPredictionCol": ("rawPredictionCol", "probabilityCol")}
     elif type(evaluator) is MulticlassClassificationEvaluator and classification:
         columns = {"predictionCol": ("predictionCol",)}
-        if evaluator.getMetricName() == "logLoss":
+        if _value(evaluator, "metricName") == "logLoss":
             columns["probabilityCol"] = ("probabilityCol",)
     elif type(evaluator) is RegressionEvaluator and not classification:
         columns = {"predictionCol": ("predictionCol",)}
@@ -74,7 +80,8 @@ def _against_evaluator(estimator: Estimator[Any], evaluator: Evaluator) -> str |
     for column, written in {**columns, "labelCol": ("labelCol",)}.items():
         if _value(evaluator, column) not in [_value(estimator, name) for name in written]:
             return f"{name}.{column} is '{_value(evaluator, column)}', which {type(estimator).__name__} does not write or read"
-    if _weight(evaluator) != _weight(estimator):
+    same = [_weight(estimator), None] if classification else [_weight(estimator)]
+    if _weight(evaluator) not in same:
         return "training and evaluation have different weight columns"
     return None
 

@@ -41,7 +41,8 @@ def logistic_model(
     """
     package = _jvm().org.apache.spark.ml.classification
     if multinomial:
-        matrix = DenseMatrix(*coefficients.shape, coefficients.ravel(order="F").tolist())
+        rows, columns = coefficients.shape
+        matrix = DenseMatrix(rows, columns, coefficients.ravel(order="F").tolist())
         made = package.LogisticRegressionModel(
             estimator.uid, _to_java(matrix), _to_java(DenseVector(intercepts)), classes, True
         )

@@ -1,0 +1,104 @@
+"""Linear regression in all folds and at all grid points from one pass over the rows: moments by cell, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml.regression import LinearRegression
+
+from models.exact.driver import linear_regression, moments, regression_metrics
+from models.exact.driver.cells import Cells
+from models.exact.driver.moments import Moments
+from models.exact.driver.passes import Passes
+from models.exact.driver.penalty import Penalty
+from models.exact.driver.solution import Solution
+
+Doubles = npt.NDArray[np.float64]
+
+
+class LinearSearch:
+    """A search by one evaluator; estimators, one a grid point, differ in what a `Penalty` says, and in their solver."""
+
+    def __init__(
+        self,
+        passes: Passes,
+        cells: Cells,
+        estimators: Sequence[LinearRegression],
+        evaluator: RegressionEvaluator,
+    ) -> None:
+        self._passes = passes
+        self._cells = cells
+        self._estimators = estimators
+        self._evaluator = evaluator
+
+    @cached_property
+    def _by_cell(self) -> list[Moments | None]:
+        return moments.of_replies(self._passes.run("moments", {}), self._cells.count)
+
+    def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
+        """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
+        found = {}
+        for number in sorted({fold for _, fold in pairs}):
+            points = [point for point, fold in pairs if fold == number]
+            coefficients, intercepts = self._fitted(moments.total(self._by_cell, self._cells.trains[number]), points)
+            values = self._measured(number, coefficients, intercepts)
+            for m, point in enumerate(points):
+                found[point, number] = Solution(coefficients[m : m + 1], intercepts[m : m + 1], float(values[m]))
+        return [found[pair] for pair in pairs]
+
+    def whole(self, point: int) -> Solution:
+        """The model of a grid point on all rows; no pass is needed for it."""
+        everything = np.ones(self._cells.count, dtype=bool)
+        coefficients, intercepts = self._fitted(moments.total(self._by_cell, everything), [point])
+        return Solution(coefficients, intercepts, None)
+
+    def _fitted(self, rows: Moments, points: Sequence[int]) -> tuple[Doubles, Doubles]:
+        features = len(rows.mean) - 1
+        coefficients, intercepts = np.empty((len(points), features)), np.empty(len(points))
+        unbiased = np.array([_is_iterative(self._estimators[point], features) for point in points])
+        for kind in set(unbiased.tolist()):
+            at = np.flatnonzero(unbiased == kind).tolist()
+            penalties = [penalty_of(self._estimators[points[m]]) for m in at]
+            coefficients[at], intercepts[at] = linear_regression.fit(rows, penalties, unbiased_std=kind)
+        return coefficients, intercepts
+
+    def _measured(self, number: int, coefficients: Doubles, intercepts: Doubles) -> Doubles:
+        """Metrics (M) from moments, and from a scoring pass where these do not tell."""
+        metric: Any = self._evaluator.getMetricName()
+        through_origin = self._evaluator.getThroughOrigin()
+        validates = self._cells.validates[number]
+        rows = moments.total(self._by_cell, validates)
+        values, sound = np.empty(len(intercepts)), np.zeros(len(intercepts), dtype=bool)
+        if metric != "mae":
+            values, sound = regression_metrics.from_moments(
+                rows, coefficients, intercepts, metric, through_origin=through_origin
+            )
+        rest = np.flatnonzero(~sound)
+        if len(rest):
+            weights = np.vstack([coefficients[rest].T, intercepts[rest]])
+            asked = {"weights": weights, "validates": np.tile(validates, (len(rest), 1))}
+            values[rest] = regression_metrics.scored(
+                self._passes, [rows] * len(rest), asked, metric, through_origin=through_origin
+            )
+        return values
+
+
+def penalty_of(estimator: Any) -> Penalty:
+    """What a linear or logistic estimator penalises."""
+    return Penalty(
+        estimator.getRegParam(),
+        estimator.getElasticNetParam(),
+        estimator.getFitIntercept(),
+        estimator.getStandardization(),
+    )
+
+
+def _is_iterative(estimator: LinearRegression, features: int) -> bool:
+    """Whether MLlib would take solver l-bfgs, which scales by another standard deviation."""
+    solver = estimator.getSolver()
+    return solver == "l-bfgs" or (solver == "auto" and features > linear_regression.MAX_NORMAL_FEATURES)

@@ -1,0 +1,106 @@
+"""One exact search: the grid points of one frame of features, from the rows to genuine models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from pyspark.ml import Estimator, Model
+from pyspark.ml.evaluation import Evaluator
+from pyspark.ml.linalg import VectorUDT
+from pyspark.ml.regression import LinearRegression
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from models.exact.driver import native
+from models.exact.driver.cells import Cells
+from models.exact.driver.linear_search import LinearSearch
+from models.exact.driver.logistic_search import LogisticSearch
+from models.exact.driver.solution import Solution
+from models.exact.driver.workers import Design, open_passes, vector_values
+from models.folds import Folds
+from transforms.errors import ModelError
+
+OnPass = Callable[[int, int], None]
+
+
+class Search(Protocol):
+    """A search over one set of rows."""
+
+    def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
+        """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
+        ...
+
+    def whole(self, point: int) -> Solution:
+        """The model of one grid point on all rows, those that no fold validates on included."""
+        ...
+
+
+@contextmanager
+def opened(
+    frame: DataFrame,
+    folds: Folds,
+    estimators: Sequence[Estimator[Any]],
+    evaluator: Evaluator | None,
+    *,
+    on_pass: OnPass | None = None,
+) -> Iterator[Search]:
+    """A search whose workers are let go at the end.
+
+    Args:
+        frame: features, label, weight and the fold columns.
+        estimators: one for each grid point, all of one class and with the same columns.
+        evaluator: None where only models of all rows are wanted.
+        on_pass: called after each pass with its number and how many models still move.
+    """
+    first: Any = estimators[0]
+    cells = Cells.of(folds)
+    is_linear = isinstance(first, LinearRegression)
+    with open_passes(frame, cells, _design(frame, first), several=not is_linear) as passes:
+        if is_linear:
+            yield LinearSearch(passes, cells, estimators, evaluator)  # type: ignore[arg-type]
+        else:
+            yield LogisticSearch(passes, cells, estimators, evaluator, on_pass=on_pass)  # type: ignore[arg-type]
+
+
+def model_of(estimator: Any, solution: Solution, training: DataFrame | None = None) -> Model:
+    """A genuine MLlib model, with a training summary if `training` rows are given."""
+    if isinstance(estimator, LinearRegression):
+        return native.linear_model(
+            estimator, solution.coefficients[0], float(solution.intercepts[0]), training=training
+        )
+    return native.logistic_model(
+        estimator,
+        solution.coefficients,
+        solution.intercepts,
+        classes=solution.classes,
+        multinomial=solution.multinomial,
+        training=training,
+    )
+
+
+def width(frame: DataFrame, features: str) -> int:
+    """Number of features: from the column's metadata, else of the first row.
+
+    Raises:
+        ModelError: there is no row.
+    """
+    attributes = frame.schema[features].metadata.get("ml_attr", {})
+    if "num_attrs" in attributes:
+        return int(attributes["num_attrs"])
+    row = frame.select(features).first()
+    if row is None:
+        raise ModelError("There are no rows to fit: expected at least one in each fold.")
+    return int(row[0].size)
+
+
+def _design(frame: DataFrame, estimator: Any) -> Design:
+    features, label = estimator.getFeaturesCol(), estimator.getLabelCol()
+    if not isinstance(frame.schema[features].dataType, VectorUDT):
+        found = frame.schema[features].dataType.simpleString()
+        raise ModelError(f"Column '{features}' is {found}; expected a vector: assemble the features first.")
+    weight = estimator.getWeightCol() if estimator.isDefined("weightCol") and estimator.getWeightCol() else None
+    return Design(
+        vector_values(F.col(features)), F.col(label).cast("double"), F.col(weight).cast("double") if weight else None
+    )

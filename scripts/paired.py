@@ -1,0 +1,130 @@
+"""Two sides of one benchmark, taking turns in one session: cold once each, then warm pairs; and the record that they leave.
+
+The line of JSON is {bench, size, ours_s, peer_s, ratio, scaling, quality, ok}; a row of it goes to BENCHMARKS.md with `--record`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "BENCHMARKS.md"
+
+
+@dataclass
+class Timings:
+    """Seconds of both sides: the first call of each, then pairs."""
+
+    ours_cold: float
+    peer_cold: float
+    ours: list[float] = field(default_factory=list)
+    peer: list[float] = field(default_factory=list)
+
+    @property
+    def ours_s(self) -> float:
+        return statistics.median(self.ours or [self.ours_cold])
+
+    @property
+    def peer_s(self) -> float:
+        return statistics.median(self.peer or [self.peer_cold])
+
+    @property
+    def ratio(self) -> float:
+        """Median of the ratios of pairs: each pair saw the machine in one state."""
+        return statistics.median(p / o for o, p in zip(self.ours, self.peer, strict=True)) if self.ours else self.cold
+
+    @property
+    def cold(self) -> float:
+        return self.peer_cold / self.ours_cold
+
+
+def take_turns(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> tuple[Timings, Any, Any]:
+    """Call both once cold, then `pairs` times in turn; the timings and the last result of each side."""
+    first, our_result = seconds(ours)
+    second, peer_result = seconds(peer)
+    timings = Timings(first, second)
+    told(f"cold       ours {first:>8.2f} s  peer {second:>8.2f} s  {second / first:>7.1f}x")
+    for pair in range(pairs):
+        ours_s, our_result = seconds(ours)
+        peer_s, peer_result = seconds(peer)
+        timings.ours.append(ours_s)
+        timings.peer.append(peer_s)
+        told(f"pair {pair + 1}     ours {ours_s:>8.2f} s  peer {peer_s:>8.2f} s  {peer_s / ours_s:>7.1f}x")
+    return timings, our_result, peer_result
+
+
+def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+    """How long a call takes, and what it returns."""
+    start = time.perf_counter()
+    result = call()
+    return time.perf_counter() - start, result
+
+
+def told(text: str) -> None:
+    """A line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """`--size`, `--pairs` and `--record`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("small", "full"), default="small")
+    parser.add_argument("--pairs", type=int, default=3, help="warm pairs after the cold one")
+    parser.add_argument("--record", action="store_true", help="write the result to BENCHMARKS.md")
+    return parser.parse_args()
+
+
+def finish(found: dict[str, Any], given: argparse.Namespace) -> int:
+    """Print the line, record it if asked, and give the exit code: 1 where results differ."""
+    print(json.dumps(found))
+    if given.record:
+        BENCHMARKS.write_text(recorded(BENCHMARKS.read_text() if BENCHMARKS.exists() else "", found))
+    return 0 if found["ok"] else 1
+
+
+def recorded(text: str, found: dict[str, Any]) -> str:
+    """BENCHMARKS.md with the section of this benchmark and size written anew."""
+    if not text:
+        text = (
+            "# Benchmarks\n\nWritten by `scripts/bench NAME --size full --record`: both sides in one session on one machine, in turn. Times vary between\n"
+            "machines and hours; the ratios are what to compare. CONTRIBUTING.md says how to run them.\n"
+        )
+    title = f"## {found['bench']}, {found['size']['name']}"
+    rows = "\n".join(
+        f"| {name} | {_shown(value)} |" for name, value in _flat(found) if name not in ("bench", "size.name")
+    )
+    section = f"{title}\n\n{_machine()}\n\n| figure | value |\n|---|---|\n{rows}\n"
+    pattern = re.compile(rf"^{re.escape(title)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    if pattern.search(text):
+        return pattern.sub(lambda _: section + "\n", text).rstrip("\n") + "\n"
+    return text.rstrip("\n") + "\n\n" + section
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for name, item in value.items():
+        rows += _flat(item, f"{prefix}{name}.") if isinstance(item, dict) else [(f"{prefix}{name}", item)]
+    return rows
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _machine() -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "numpy", "scikit-learn"))
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    today = datetime.now(UTC).date()
+    return f"{today}: {os.cpu_count()} cores, {gigabytes:.0f} GiB, Python {platform.python_version()}, {packages}."

@@ -1,0 +1,144 @@
+"""What the benchmarks of cross-validation share: the rows, both validators, and how far apart their answers are."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyspark.ml import Estimator
+from pyspark.ml import tuning as stock
+from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator
+from pyspark.ml.feature import VectorAssembler
+from pyspark.sql import DataFrame, SparkSession
+
+from conf.schema import Environment
+from jobs import session
+from models import tuning
+from scripts import paired
+
+FOLDS = 5
+DRIVER_MEMORY = "8g"
+
+
+def rows(spark: SparkSession, count: int, features: int, folder: Path) -> DataFrame:
+    """Parquet of `x0`..., `value`, `flag` and `fold`, from a generator seeded by the partition: correlated normal columns of unequal scale."""
+    names = [f"x{i}" for i in range(features)]
+    schema = ", ".join([*(f"{name} DOUBLE" for name in names), "value DOUBLE", "flag DOUBLE", "fold INT"])
+
+    def generate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        truth = np.random.default_rng(1).normal(size=features) * (np.arange(features) % 3 > 0)
+        for batch in batches:
+            first, size = batch.column(0)[0].as_py(), batch.num_rows
+            rng = np.random.default_rng(first + 2)
+            x = rng.normal(size=(size, features)) + 0.5 * rng.normal(size=(size, 1))
+            score = 0.2 * x @ truth
+            value = score + rng.normal(size=size)
+            flag = (rng.random(size) < 1 / (1 + np.exp(-score))).astype(float)
+            scaled = x * (1 + np.arange(features) % 7) + np.arange(features) % 5
+            yield pa.RecordBatch.from_arrays(
+                [
+                    *map(pa.array, scaled.T),
+                    pa.array(value),
+                    pa.array(flag),
+                    pa.array(rng.integers(0, FOLDS, size).astype("i4")),
+                ],
+                [*names, "value", "flag", "fold"],
+            )
+
+    cores = spark.sparkContext.defaultParallelism
+    spark.range(0, count, 1, cores).mapInArrow(generate, schema).write.parquet(str(folder / "rows"))
+    return spark.read.parquet(str(folder / "rows"))
+
+
+def assembled(frame: DataFrame) -> DataFrame:
+    """The features as one cached vector column."""
+    names = [name for name in frame.columns if name.startswith("x")]
+    vectors = VectorAssembler(inputCols=names, outputCol="features").transform(frame).drop(*names).cache()
+    vectors.count()
+    return vectors
+
+
+def run(
+    name: str,
+    description: str | None,
+    sizes: Mapping[str, tuple[int, int]],
+    estimator: Estimator[Any],
+    grid: Sequence[Any],
+    evaluator: Evaluator,
+) -> int:
+    """Time both sides, compare them, and report."""
+    given = paired.arguments(description)
+    count, features = sizes[given.size]
+    spark = session.build(Environment(driver_memory=DRIVER_MEMORY), app=f"bench {name}")
+    with tempfile.TemporaryDirectory() as folder:
+        plain = rows(spark, count, features, Path(folder))
+        frame = assembled(plain)
+        given_to_both: dict[str, Any] = {
+            "estimator": estimator, "estimatorParamMaps": list(grid), "evaluator": evaluator, "numFolds": FOLDS, "foldCol": "fold",
+            "parallelism": spark.sparkContext.defaultParallelism,
+        }  # fmt: skip
+        ours, peer = tuning.CrossValidator(**given_to_both), stock.CrossValidator(**given_to_both)
+        timings, our_model, peer_model = paired.take_turns(
+            lambda: ours.fit(frame), lambda: peer.fit(frame), given.pairs
+        )
+        from_columns, _ = paired.seconds(lambda: ours.fit(_with_vectors(plain)))
+        frame.unpersist()
+        strict = _strict(frame.limit(2_000).repartition(2), estimator, grid, evaluator, given_to_both)
+        loose = float(np.max(np.abs(np.subtract(our_model.avgMetrics, peer_model.avgMetrics))))
+    spark.stop()
+    larger = evaluator.isLargerBetter()
+    found = {
+        "bench": name,
+        "size": {"name": given.size, "rows": count, "features": features, "folds": FOLDS, "points": len(grid)},
+        "ours_s": timings.ours_s,
+        "peer_s": timings.peer_s,
+        "ratio": timings.ratio,
+        "scaling": {
+            "cold_ratio": timings.cold,
+            "ours_cold_s": timings.ours_cold,
+            "from_columns_s": from_columns,
+            "pairs": len(timings.ours),
+        },
+        "quality": {
+            "metrics_apart": loose,
+            "same_best": _best(our_model, larger) == _best(peer_model, larger),
+            **strict,
+        },
+        "ok": loose <= 1e-4 and strict["strict_metrics_apart"] <= 1e-6 and strict["strict_coefficients_apart"] <= 1e-6,
+    }
+    return paired.finish(found, given)
+
+
+def _with_vectors(frame: DataFrame) -> DataFrame:
+    names = [name for name in frame.columns if name.startswith("x")]
+    return VectorAssembler(inputCols=names, outputCol="features").transform(frame).drop(*names)
+
+
+def _strict(
+    frame: DataFrame, estimator: Estimator[Any], grid: Sequence[Any], evaluator: Evaluator, given: dict[str, Any]
+) -> dict[str, float]:
+    """Stock to a tolerance of 1e-12 with exact areas, on fewer rows: metrics of all points, coefficients of the best."""
+    frame = frame.cache()
+    tight = estimator.copy()
+    tight._set(tol=1e-12, maxIter=1000)
+    exact = evaluator.copy()
+    if isinstance(exact, BinaryClassificationEvaluator):
+        exact.setNumBins(0)
+    peer = stock.CrossValidator(**{**given, "estimator": tight, "evaluator": exact}).fit(frame)
+    ours = tuning.CrossValidator(**{**given, "evaluator": exact}).fit(frame)
+    frame.unpersist()
+    mine, theirs = (
+        np.append(model.bestModel.coefficients.toArray(), model.bestModel.intercept) for model in (ours, peer)
+    )
+    return {
+        "strict_metrics_apart": float(np.max(np.abs(np.subtract(ours.avgMetrics, peer.avgMetrics)))),
+        "strict_coefficients_apart": float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs))),
+    }
+
+
+def _best(model: Any, larger: bool) -> int:
+    return int(np.argmax(model.avgMetrics) if larger else np.argmin(model.avgMetrics))
