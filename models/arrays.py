@@ -8,7 +8,7 @@ from transforms.errors import ModelError
 
 
 def namespace(*arrays: Any) -> Any:
-    """The functions of the arrays' library, as the Python array API standard (2023.12) names them.
+    """The functions of the arrays' library, as the Python array API standard (2024.12) names them.
 
     Arguments without a library of their own, plain numbers and None, are passed over.
 
@@ -21,7 +21,7 @@ def namespace(*arrays: Any) -> Any:
     kinds = ", ".join(sorted({f"{type(array).__module__}.{type(array).__name__}" for array in arrays})) or "nothing"
     if not found:
         raise ModelError(
-            f"models.arrays.namespace: expected arrays of the Python array API standard, found {kinds}. Install NumPy 2 or newer."
+            f"models.arrays.namespace: expected arrays of the Python array API standard, found {kinds}. Install NumPy 2.3 or newer."
         )
     raise ModelError(
         f"models.arrays.namespace: expected arrays of one library, found {kinds}. Move all of them to the same one first."

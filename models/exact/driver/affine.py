@@ -40,3 +40,8 @@ class Affine:
         if self.matrix is None:
             return raw
         return self.matrix[:, None] * raw if self.matrix.ndim == 1 else self.matrix.T @ raw
+
+    def weights(self, coefficients: Floats, intercepts: Floats) -> Floats:
+        """Weights (Q + 1, K) of [raw design, 1] that give a model's margins: coefficients (K, p), intercepts (K) of the features."""
+        at_zero = intercepts if self.offset is None else intercepts + coefficients @ self.offset
+        return np.vstack([self.raw(coefficients.T), at_zero])
