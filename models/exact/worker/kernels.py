@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from models.exact.worker.counts import count
+from models.exact.worker.areas import negatives_above, positive_scores
+from models.exact.worker.classification import binomial_confusion, multinomial_confusion
+from models.exact.worker.counts import count, count_classes
 from models.exact.worker.errors import prediction_errors
+from models.exact.worker.logistic import logistic_curvature, logistic_gradient
 from models.exact.worker.moments import moments, set_centred
+from models.exact.worker.softmax import softmax_curvature, softmax_gradient
 
 KERNELS: Mapping[str, Callable[..., Any]] = {
+    "binomial_confusion": binomial_confusion,
     "count": count,
+    "count_classes": count_classes,
+    "logistic_curvature": logistic_curvature,
+    "logistic_gradient": logistic_gradient,
     "moments": moments,
+    "multinomial_confusion": multinomial_confusion,
+    "negatives_above": negatives_above,
+    "positive_scores": positive_scores,
     "prediction_errors": prediction_errors,
     "set_centred": set_centred,
+    "softmax_curvature": softmax_curvature,
+    "softmax_gradient": softmax_gradient,
 }
