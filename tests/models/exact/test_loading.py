@@ -78,7 +78,7 @@ def assert_holds(blocks: Blocks, columns: Columns) -> None:
 def test_rows_are_put_in_order_of_cells(q: int, g: int, memory: int | None, tmp_path: Path) -> None:
     columns = rows(200, q, g)
 
-    blocks = load(batches(columns, 60, 0, 100, 1, 39), (4,) * g, memory, str(tmp_path))
+    blocks = load(batches(columns, 1, 0, 100, 60, 39), (4,) * g, memory, str(tmp_path))
 
     assert_holds(blocks, columns)
     assert blocks.levels == (4,) * g

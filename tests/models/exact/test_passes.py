@@ -184,6 +184,18 @@ def test_jobs_give_what_waiting_workers_give(
     assert spark.sparkContext._jsc.getPersistentRDDs().size() == 0
 
 
+def test_dynamic_allocation_makes_jobs(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    """Spark would refuse the stage. In local mode it heeds the setting only where it tests itself."""
+    with (
+        spark_setting(spark, "spark.dynamicAllocation.enabled", "true"),
+        spark_setting(spark, "spark.dynamicAllocation.testing", "true"),
+        opened(frame(spark, 2)) as workers,
+    ):
+        assert way(workers) is JobPasses
+        assert total(workers) == expected()
+    assert "because dynamic allocation is on" in caplog.text
+
+
 def test_in_process_workers_answer_alike() -> None:
     """The third way, for tests of solvers."""
     arm()
