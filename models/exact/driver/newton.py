@@ -32,6 +32,8 @@ STEP = 1e-8
 COARSE_STEP = 1e-4
 # A curvature that shrinks the step by less is taken anew.
 CONTRACTION = 0.25
+# A curvature saves about so many passes less than it costs.
+WORTHWHILE = 3
 # What rounding may add to an objective of order 1.
 ROUNDING = {"float32": 1e-6, "float64": 1e-12}
 # Relative curvature that is given to directions along which a multinomial likelihood is constant.
@@ -52,6 +54,7 @@ class Iterate:
         trial: where the next pass looks.
         group: models of one group share the point of their curvatures.
         size: of the last proposed step relative to x, or, for BFGS, the proximal gradient.
+        stale: whether another curvature would shrink the error faster; poor: how often one was taken for that.
         converged: None while it moves.
     """
 
@@ -66,6 +69,7 @@ class Iterate:
     passes: int = 0
     size: float = np.inf
     stale: bool = True
+    poor: int = 0
     quadratic: Quadratic | None = None
     memory: Memory | None = None
     _proposal: Floats = field(init=False)
@@ -73,7 +77,7 @@ class Iterate:
     _expected: float = 0.0
     _halvings: int = 0
     _steps: int = 0
-    _poor: int = 0
+    _rate: float = 1.0
     _satisfied: int = 0
     _scale: float = 1.0
     _rounding: float = 0.0
@@ -83,6 +87,15 @@ class Iterate:
         self._proposal = self.x
         if len(self.x) > NEWTON_ORDER:
             self.memory = Memory()
+
+    @property
+    def passes_left(self) -> float:
+        """To the goal at the rate of the last step, if the curvature is stale; without a curvature, endless."""
+        if not self.stale or self.halved:
+            return 0.0
+        if self._rate >= 1 or not 0 < self.size < np.inf:
+            return np.inf
+        return max(0.0, float(np.log(STEP / self.size) / np.log(self._rate)))
 
     @property
     def halved(self) -> bool:
@@ -126,7 +139,11 @@ class Iterate:
             )
             curvature += shared
         self.quadratic = Quadratic(curvature)
-        self.stale, self._steps = False, 0
+        # Twice from the group's curvature to a poor step: the folds of this group lie too far apart.
+        self.poor += self._steps > 0
+        if self.poor > 1:
+            self.group = self
+        self.stale, self._steps, self._rate = False, 0, 1.0
 
     def propose(self, precision: Precision) -> None:
         """The next step of full length; whether the curvature is stale by what the step's size says."""
@@ -144,9 +161,7 @@ class Iterate:
             settled = 1e-3 if precision == "float32" else 10 * STEP
             if self._steps > 0 and self.size > max(settled, CONTRACTION * before):
                 self.stale = True
-                self._poor += 1
-                if self._poor > 1:
-                    self.group = self
+                self._rate = self.size / before
         self._aim(1.0)
 
     def judge(self, precision: Precision, separated: float, goal: float) -> None:
@@ -248,7 +263,7 @@ def minimise(
             model.receive(float(loss), gradient, precision)
             if not model.halved:
                 model.propose(precision)
-        _refresh(likelihood, moving, precision)
+        _refresh(likelihood, moving)
         for model in moving:
             model.judge(precision, separated, goal)
         # Sizes of steps tell more than values: float32 has done its part when they are small, or do not fall any more.
@@ -261,8 +276,8 @@ def minimise(
     return passes
 
 
-def _refresh(likelihood: Likelihood, moving: Sequence[Iterate], precision: Precision) -> None:
-    """New curvatures for the groups of models whose own is stale, at the mean of each group's points."""
+def _refresh(likelihood: Likelihood, moving: Sequence[Iterate]) -> None:
+    """New curvatures for the groups of models whose own is stale, at the mean of each group's points, where they pay."""
     groups: dict[object, list[Iterate]] = defaultdict(list)
     for model in moving:
         if model.memory is None:
@@ -270,9 +285,16 @@ def _refresh(likelihood: Likelihood, moving: Sequence[Iterate], precision: Preci
     stale = [group for group in groups.values() if any(model.stale and not model.halved for model in group)]
     if not stale:
         return
+    # In passes: each curvature is Q^2 operations a row in float32 and half of them by symmetry, a pass 4 Q a model in float64.
+    cost = sum(len(group[0].scaled.weights(group[0].x)) for group in stale) / (10 * len(moving))
+    if max(model.passes_left for group in stale for model in group) < WORTHWHILE + cost:
+        return
+    # Where float32 did not help, the curvature is nearly singular.
+    twice_poor = any(model.poor > 2 for group in stale for model in group)
     points = [np.mean([model.scaled.weights(model.x) for model in group], axis=0) for group in stale]
-    for group, curvature in zip(stale, likelihood.curvatures(points, precision), strict=True):
+    curvatures = likelihood.curvatures(points, "float64" if twice_poor else "float32")
+    for group, curvature in zip(stale, curvatures, strict=True):
         for model in group:
             model.set_curvature(curvature.mean(model.scaled.trains))
             if not model.halved:
-                model.propose(precision)
+                model.propose("float64")
