@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
-from models import any_estimator, metrics, preprocessing, search, trainable, tuning
+from models import any_estimator, grid_search, metrics, preprocessing, search, trainable
 from models.folds import Folds, canonical
 from models.registry import ModelVersion, Registry
 from models.search import Plan, Point
@@ -86,7 +86,7 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         threshold = _threshold(run, held_out, commit.version, identity)
         run.progress.message(f"train: refitting {_described(winner.point)} on the whole training part")
         grid_point = winner.plan.grid[winner.point.index]
-        model = tuning.fit(pipelines[winner.plan.candidate], grid_point, rows)
+        model = grid_search.fit(pipelines[winner.plan.candidate], grid_point, rows)
         version = _logged(run, model, winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}")
         count = rows.count()
     return Outcome(
@@ -162,7 +162,7 @@ def _search(
             log.add(trial)
             run.progress.advance(done, total, f"{best.mean:.5f} {_described(best.point)}" if best else "")
 
-        wanted = tuning.Search(
+        wanted = grid_search.Search(
             estimator=pipelines[plan.candidate],
             grid=plan.grid,
             evaluator=evaluator,
@@ -172,7 +172,7 @@ def _search(
             parameters=[point.parameters for point in plan.points],
             parallelism=min(MOST_PARALLEL, run.spark.sparkContext.defaultParallelism),
         )
-        result = tuning.tune(wanted, rows, known=known, on_trial=on_trial, keep_models=True)
+        result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, keep_models=True)
         log.flush()
         results.append(TuningResult(result.trials, result.scores, result.larger_is_better))
         winner = _better(winner, plan, result)
@@ -198,7 +198,7 @@ def _out_of_fold(run: Run, rows: DataFrame, winner: Winner, pipeline: Pipeline) 
     for fold in range(folds.count):
         model = winner.models.get(fold)
         if model is None:
-            model = tuning.fit(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
+            model = grid_search.fit(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
         frames.append(model.transform(rows.where(folds.validates(fold))))
     return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames])
 

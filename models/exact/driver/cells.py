@@ -45,7 +45,5 @@ class Cells:
         # First fold 0 to K-1, and K for never.
         first = F.coalesce(F.col(folds.train_from).cast("int"), F.lit(folds.count))
         first = F.greatest(F.lit(0), F.least(F.lit(folds.count), first))
-        each_fold, each_first = (
-            grid.ravel() for grid in np.meshgrid(fold, np.arange(folds.count + 1), indexing="ij")
-        )
+        each_fold, each_first = (grid.ravel() for grid in np.meshgrid(fold, np.arange(folds.count + 1), indexing="ij"))
         return cls(number * (folds.count + 1) + first, each_first <= k, each_fold == k)

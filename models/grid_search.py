@@ -1,0 +1,176 @@
+"""The search over one estimator's grid that `CrossValidator` and the train job run: each point to its solver, each fit to a trial.
+
+`exact_estimator` solves linear and logistic regression, the general path of `any_estimator` (and `trees` inside it) all else. The
+result does not depend on which solver ran.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from pyspark.ml import Estimator, Model
+from pyspark.ml.evaluation import Evaluator
+from pyspark.sql import DataFrame
+
+from models import any_estimator, exact_estimator, trees
+from models.any_estimator import Fit, ParamMap, Route
+from models.exact.driver.search import OnPass
+from models.exact_estimator import Refit
+from models.folds import Folds
+from models.trials import Trial, TuningResult
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A grid to be tried: what `tune` runs.
+
+    Attributes:
+        candidate, metric: names for the trials.
+        parameters: per grid point, the parameters as trials report them.
+        exact: find the optimum even where few iterations or a loose tolerance are set.
+    """
+
+    estimator: Estimator[Any]
+    grid: Sequence[ParamMap]
+    evaluator: Evaluator
+    folds: Folds
+    candidate: str = ""
+    metric: str = ""
+    parameters: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    parallelism: int = 1
+    exact: bool = False
+
+
+def tune(
+    search: Search,
+    frame: DataFrame,
+    *,
+    known: Iterable[Trial] = (),
+    on_trial: Callable[[Trial], None] | None = None,
+    on_pass: OnPass | None = None,
+    keep_models: bool = False,
+    refit: bool = False,
+    stop_on_error: bool = False,
+) -> TuningResult:
+    """Try every grid point on every fold.
+
+    Args:
+        frame: features, label and the fold columns.
+        known: trials of this very search done before; those without an error are not fitted again.
+        on_trial: called in this thread with each new trial, as soon as it is there.
+        on_pass: called after each pass over the rows that several fits share, with its number and how many models still move.
+        keep_models: keep the models fitted now.
+        refit: fit the best point on all rows too, if its solver has them at hand.
+        stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
+    """
+    search.folds.check(frame)
+    done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
+    routes, refused = _routes(search, done)
+    models: dict[tuple[int, int], Model] = {}
+
+    def result() -> TuningResult:
+        scores = np.full((len(search.grid), search.folds.count), np.nan)
+        for (point, fold), trial in done.items():
+            scores[point, fold] = np.nan if trial.value is None else trial.value
+        ordered = tuple(done[key] for key in sorted(done))
+        return TuningResult(ordered, scores, search.evaluator.isLargerBetter(), models, whole.model)
+
+    def best() -> int | None:
+        return result().best if len(done) == len(search.grid) * search.folds.count else None
+
+    whole = Refit(best)
+    exact, general = _by_path(search, routes)
+    options: dict[str, Any] = {"parallelism": search.parallelism, "skip": done.keys(), "keep_models": keep_models}
+    # The exact path last: when its rows are at hand, all else is known.
+    paths = (
+        any_estimator.fits(frame, search.folds, general, search.evaluator, **options),
+        exact_estimator.fits(
+            frame, search.folds, exact, search.evaluator, on_pass=on_pass, refit=whole if refit else None, **options
+        ),
+    )
+    # Closed whatever happens: a generator that waits for its collection would keep the folds cached.
+    with closing(paths[0]), closing(paths[1]):
+        for fit in chain(refused, *paths):
+            if fit.error is not None and (stop_on_error or _stopped(frame)):
+                raise fit.error
+            trial = _trial(search, fit)
+            done[fit.point, fit.fold] = trial
+            if fit.model is not None:
+                models[fit.point, fit.fold] = fit.model
+            if on_trial:
+                on_trial(trial)
+    return result()
+
+
+def fit(estimator: Estimator[Any], extra: ParamMap, frame: DataFrame, *, exact: bool = False) -> Model:
+    """Fit one grid point on all rows of a frame, by the solver that a search would use."""
+    way = any_estimator.route(estimator, 0, extra)
+    model = None
+    if exact_estimator.reason_against(way, None, insist=exact) is None:
+        model = exact_estimator.fit_whole(way, frame)
+    return model or any_estimator.fit_whole(way, frame)
+
+
+def describe_error(error: Exception) -> str:
+    """First line of what went wrong, the innermost cause of a failed Spark job; rows that Spark prints after it are left out."""
+    java = getattr(error, "java_exception", None)
+    if java is not None:
+        while java.getCause() is not None:
+            java = java.getCause()
+        text = str(java.toString())
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return text.strip().splitlines()[0][:300]
+
+
+def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Route], list[Fit]]:
+    """A route for each grid point; MLlib refuses some values (a negative regParam) as soon as they are set."""
+    routes, refused = [], []
+    for point, extra in enumerate(search.grid):
+        try:
+            routes.append(any_estimator.route(search.estimator, point, extra))
+        except any_estimator.FIT_ERRORS as error:
+            pairs = [(point, fold) for fold in range(search.folds.count) if (point, fold) not in done]
+            refused += [Fit(*pair, value=None, seconds=0.0, solver=any_estimator.SOLVER, error=error) for pair in pairs]
+    return routes, refused
+
+
+def _by_path(search: Search, routes: Sequence[Route]) -> tuple[list[Route], list[Route]]:
+    """Routes of the exact and of the general path; each reason for the latter is logged once."""
+    exact: list[Route] = []
+    general: list[Route] = []
+    reasons = set()
+    for way in routes:
+        reason = exact_estimator.reason_against(way, search.evaluator, insist=search.exact)
+        (exact if reason is None else general).append(way)
+        if reason is not None and way.solver != trees.SOLVER:
+            reasons.add(reason)
+    for reason in sorted(reasons):
+        log.info("The general path fits some grid points: %s.", reason)
+    return exact, general
+
+
+def _trial(search: Search, fit: Fit) -> Trial:
+    parameters = (
+        search.parameters[fit.point] if search.parameters else {p.name: v for p, v in search.grid[fit.point].items()}
+    )
+    value, error = fit.value, describe_error(fit.error) if fit.error else None
+    if value is not None and not np.isfinite(value):
+        value, error = None, f"the metric is {value}, expected a finite number"
+    return Trial(
+        search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error
+    )
+
+
+def _stopped(frame: DataFrame) -> bool:
+    """Whether the session has ended: then a failed fit says nothing about its grid point."""
+    context = frame.sparkSession.sparkContext._jsc
+    return context is None or bool(context.sc().isStopped())

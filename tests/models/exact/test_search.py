@@ -1,0 +1,325 @@
+"""Exact cross-validation against stock: stock MLlib run to a tolerance of 1e-12 on the same folds gives the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pyspark.ml import Pipeline
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.evaluation import (
+    BinaryClassificationEvaluator,
+    Evaluator,
+    MulticlassClassificationEvaluator,
+    RegressionEvaluator,
+)
+from pyspark.ml.feature import Imputer, OneHotEncoder, StandardScaler, StringIndexer, VectorAssembler
+from pyspark.ml.linalg import Vectors
+from pyspark.ml.regression import LinearRegression
+from pyspark.ml.tuning import CrossValidator as StockCrossValidator
+from pyspark.ml.tuning import ParamGridBuilder
+from pyspark.sql import DataFrame, SparkSession
+
+from models.exact.driver import choice
+from models.folds import Folds
+from models.tuning import CrossValidator, Search, tune
+from transforms.errors import ModelError
+
+FOLDS = 2
+SETTINGS = settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # an example takes seconds: failing ones are shown as they are
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def rows(spark: SparkSession, *, seed: int, count: int, width: int, classes: int = 2, odd: bool = False) -> DataFrame:
+    """Random rows. `odd`: a constant column, a collinear one, a sparse vector in every third row, and folds of unequal size."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(count, width)) * (1 + np.arange(width)) + rng.normal(size=width)
+    if odd:
+        x[:, 0] = 3.0
+        x[:, -1] = x[:, 1] - x[:, 2]
+    margins = x @ rng.normal(size=(width, classes)) / width
+    kind = np.argmax(margins + rng.gumbel(size=margins.shape), axis=1)
+    kind[: 2 * classes * FOLDS] = np.tile(np.repeat(np.arange(classes), FOLDS), 2)
+    value = x @ rng.normal(size=width) + rng.normal(size=count)
+    fold = np.arange(count) % FOLDS
+    if odd:
+        fold[4 * classes * FOLDS :] = rng.choice(FOLDS, size=count - 4 * classes * FOLDS, p=[0.8, 0.2])
+    weight = rng.uniform(0.5, 2.0, size=count)
+
+    def vector(i: int) -> Any:
+        return Vectors.sparse(width, list(enumerate(x[i]))) if odd and i % 3 == 0 else Vectors.dense(x[i])
+
+    made = [(vector(i), float(value[i]), float(kind[i]), float(weight[i]), int(fold[i])) for i in range(count)]
+    return spark.createDataFrame(made, ["features", "value", "kind", "weight", "fold"]).repartition(2)
+
+
+def solvers(frame: DataFrame, estimator: Any, grid: Sequence[Any], evaluator: Evaluator) -> set[str]:
+    """Which solvers fit the points."""
+    planned = CrossValidator(
+        estimator=estimator, estimatorParamMaps=list(grid), evaluator=evaluator, foldCol="fold", numFolds=FOLDS
+    ).plan(frame)
+    return {fit.solver for fit in planned}
+
+
+def both(frame: DataFrame, estimator: Any, grid: Sequence[Any], evaluator: Evaluator) -> tuple[Any, Any]:
+    """Our validator, and stock with the last stage at a tolerance that leaves nothing to wish for."""
+    shared: dict[str, Any] = {
+        "estimatorParamMaps": list(grid), "evaluator": evaluator, "foldCol": "fold", "numFolds": FOLDS, "parallelism": 2,
+    }  # fmt: skip
+    tight = estimator.copy()
+    last = tight.getStages()[-1] if isinstance(tight, Pipeline) else tight
+    last._set(tol=1e-12, maxIter=300)
+    return CrossValidator(estimator=estimator, **shared).fit(frame), StockCrossValidator(estimator=tight, **shared).fit(
+        frame
+    )
+
+
+def weights(model: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Coefficients and intercepts of a linear or logistic model, or of the last stage of a pipeline's."""
+    last = model.stages[-1] if hasattr(model, "stages") else model
+    if hasattr(last, "coefficientMatrix"):
+        return np.column_stack([last.coefficientMatrix.toArray(), last.interceptVector.toArray()])
+    return np.append(last.coefficients.toArray(), last.intercept)
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert np.allclose(ours.avgMetrics, theirs.avgMetrics, rtol=1e-6, atol=1e-6)
+    assert np.allclose(ours.stdMetrics, theirs.stdMetrics, rtol=1e-6, atol=1e-6)
+    mine, other = weights(ours.bestModel), weights(theirs.bestModel)
+    assert np.max(np.abs(mine - other)) <= 1e-6 * max(1.0, np.max(np.abs(other)))
+
+
+@SETTINGS
+@given(st.data())
+def test_linear_regression_is_stocks(spark: SparkSession, data: st.DataObject) -> None:
+    """Any two values of every parameter of the penalty, every metric, with and without weights."""
+    odd = data.draw(st.booleans())
+    frame = rows(
+        spark, seed=data.draw(st.integers(0, 1000)), count=data.draw(st.sampled_from([40, 120])), width=4, odd=odd
+    )
+    weight = data.draw(st.sampled_from([None, "weight"]))
+    extra = {"weightCol": weight} if weight else {}
+    estimator = LinearRegression(
+        labelCol="value",
+        solver=data.draw(st.sampled_from(["auto", "auto", "l-bfgs"])),
+        standardization=data.draw(st.booleans()),
+        **extra,
+    )
+    grid = (
+        ParamGridBuilder()
+        .addGrid(estimator.regParam, [data.draw(st.sampled_from([0.01, 0.1, 1.0]))])
+        .addGrid(estimator.elasticNetParam, [0.0, data.draw(st.sampled_from([0.3, 1.0]))])
+        .addGrid(estimator.fitIntercept, [True, False])
+        .build()
+    )
+    metric = data.draw(st.sampled_from(["rmse", "mse", "r2", "mae", "var"]))
+    evaluator = RegressionEvaluator(labelCol="value", metricName=metric, **extra)
+    assert solvers(frame, estimator, grid, evaluator) == {choice.LINEAR}
+    assert_same(*both(frame, estimator, grid, evaluator))
+
+
+@SETTINGS
+@given(st.data())
+def test_binary_logistic_regression_is_stocks(spark: SparkSession, data: st.DataObject) -> None:
+    """As above; areas are exact on both sides."""
+    odd = data.draw(st.booleans())
+    frame = rows(
+        spark, seed=data.draw(st.integers(0, 1000)), count=data.draw(st.sampled_from([60, 150])), width=4, odd=odd
+    )
+    weight = data.draw(st.sampled_from([None, "weight"]))
+    extra = {"weightCol": weight} if weight else {}
+    estimator = LogisticRegression(labelCol="kind", standardization=data.draw(st.booleans()), **extra)
+    grid = (
+        ParamGridBuilder()
+        .addGrid(estimator.regParam, [data.draw(st.sampled_from([0.02, 0.1, 0.5]))])
+        .addGrid(estimator.elasticNetParam, [0.0, data.draw(st.sampled_from([0.2, 0.5]))])
+        .addGrid(estimator.fitIntercept, [True, False])
+        .build()
+    )
+    evaluator = data.draw(
+        st.sampled_from(
+            [
+                BinaryClassificationEvaluator(labelCol="kind", numBins=0, **extra),
+                BinaryClassificationEvaluator(labelCol="kind", numBins=0, metricName="areaUnderPR"),
+                MulticlassClassificationEvaluator(labelCol="kind", metricName="logLoss", **extra),
+                MulticlassClassificationEvaluator(labelCol="kind", metricName="f1"),
+            ]
+        )
+    )
+    assert solvers(frame, estimator, grid, evaluator) == {choice.LOGISTIC}
+    assert_same(*both(frame, estimator, grid, evaluator))
+
+
+@SETTINGS
+@given(st.data())
+def test_multinomial_logistic_regression_is_stocks(spark: SparkSession, data: st.DataObject) -> None:
+    """Three to six classes."""
+    classes = data.draw(st.integers(3, 6))
+    frame = rows(spark, seed=data.draw(st.integers(0, 1000)), count=150, width=3, classes=classes)
+    estimator = LogisticRegression(labelCol="kind", standardization=data.draw(st.booleans()), weightCol="weight")
+    grid = (
+        ParamGridBuilder()
+        .addGrid(estimator.regParam, [data.draw(st.sampled_from([0.02, 0.1, 0.5]))])
+        .addGrid(estimator.elasticNetParam, [0.0, 0.3])
+        .build()
+    )
+    metric = data.draw(st.sampled_from(["logLoss", "f1", "accuracy", "weightedRecall"]))
+    evaluator = MulticlassClassificationEvaluator(labelCol="kind", metricName=metric, weightCol="weight")
+    assert_same(*both(frame, estimator, grid, evaluator))
+
+
+def test_stages_before_the_regression_are_fitted_in_each_fold(spark: SparkSession) -> None:
+    """Nulls, texts and scales: a grid over a feature stage and over the penalty."""
+    rng = np.random.default_rng(3)
+    made = [
+        (
+            None if i % 7 == 0 else float(rng.normal()),
+            float(rng.normal() * 9),
+            "abcd"[i % 4],
+            float(rng.random() < 0.4),
+            i % 2,
+        )
+        for i in range(160)
+    ]
+    frame = spark.createDataFrame(made, "a double, b double, c string, label double, fold int").repartition(2)
+    scaler = StandardScaler(inputCol="raw", outputCol="features")
+    last = LogisticRegression()
+    pipeline = Pipeline(
+        stages=[
+            Imputer(inputCols=["a"], outputCols=["a_full"]),
+            StringIndexer(inputCol="c", outputCol="c_index", handleInvalid="keep"),
+            OneHotEncoder(inputCols=["c_index"], outputCols=["c_hot"]),
+            VectorAssembler(inputCols=["a_full", "b", "c_hot"], outputCol="raw"),
+            scaler,
+            last,
+        ]
+    )
+    grid = ParamGridBuilder().addGrid(scaler.withMean, [False, True]).addGrid(last.regParam, [0.01, 0.2]).build()
+    evaluator = MulticlassClassificationEvaluator(metricName="logLoss")
+    assert solvers(frame, pipeline, grid, evaluator) == {choice.LOGISTIC}
+    ours, theirs = both(frame, pipeline, grid, evaluator)
+    assert_same(ours, theirs)
+    assert [type(stage).__name__ for stage in ours.bestModel.stages] == [
+        type(stage).__name__ for stage in theirs.bestModel.stages
+    ]
+
+
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+def test_partitions_do_not_matter(spark: SparkSession, kind: str) -> None:
+    """One, two and seven."""
+    frame = rows(spark, seed=1, count=300, width=5)
+    estimator: Any = LinearRegression(labelCol="value") if kind == "linear" else LogisticRegression(labelCol="kind")
+    evaluator = (
+        RegressionEvaluator(labelCol="value") if kind == "linear" else BinaryClassificationEvaluator(labelCol="kind")
+    )
+    grid = ParamGridBuilder().addGrid(estimator.regParam, [0.01, 0.3]).addGrid(estimator.elasticNetParam, [0.5]).build()
+    found = [
+        CrossValidator(
+            estimator=estimator, estimatorParamMaps=grid, evaluator=evaluator, foldCol="fold", numFolds=FOLDS
+        ).fit(frame.repartition(partitions))
+        for partitions in (1, 2, 7)
+    ]
+    for other in found[1:]:
+        assert np.allclose(other.avgMetrics, found[0].avgMetrics, rtol=0, atol=1e-8)
+        assert np.allclose(weights(other.bestModel), weights(found[0].bestModel), rtol=1e-7, atol=1e-9)
+
+
+def test_earlier_folds_train_on_the_past(spark: SparkSession) -> None:
+    """Rows train from `start` on, validate in `fold`; each score is that of a model fitted by hand on exactly those rows."""
+    frame = rows(spark, seed=2, count=240, width=3).selectExpr(
+        "features", "kind", "CAST(pmod(hash(features), 4) AS INT) - 1 AS fold", "weight"
+    )
+    frame = frame.selectExpr(
+        "*", "IF(weight < 0.8, NULL, CAST(fold + 1 + CAST(weight > 1.5 AS INT) AS INT)) AS start"
+    ).cache()
+    folds = Folds(3, "fold", "earlier", "start")
+    estimator = LogisticRegression(labelCol="kind", regParam=0.05)
+    evaluator = BinaryClassificationEvaluator(labelCol="kind", numBins=0)
+    found = tune(Search(estimator, [{}], evaluator, folds), frame)
+    by_hand = [
+        evaluator.evaluate(
+            estimator.copy({estimator.tol: 1e-12, estimator.maxIter: 1000})
+            .fit(frame.filter(folds.trains(k)))
+            .transform(frame.filter(folds.validates(k)))
+        )
+        for k in range(3)
+    ]
+    frame.unpersist()
+    assert {trial.solver for trial in found.trials} == {choice.LOGISTIC}
+    assert np.allclose(found.scores[0], by_hand, rtol=0, atol=1e-6)
+
+
+def test_an_unconverged_fit_keeps_its_meaning(spark: SparkSession) -> None:
+    """Three iterations were asked for, and three are done; `exact` insists on the optimum."""
+    frame = rows(spark, seed=4, count=100, width=3)
+    estimator = LogisticRegression(labelCol="kind", maxIter=3)
+    evaluator = BinaryClassificationEvaluator(labelCol="kind", numBins=0)
+    validator = CrossValidator(
+        estimator=estimator, estimatorParamMaps=[{}], evaluator=evaluator, foldCol="fold", numFolds=FOLDS
+    )
+    reason = "maxIter is 3, which asks for a fit that may not have converged; exact=True overrides"
+    assert [(fit.solver, fit.reason) for fit in validator.plan(frame)] == [("general", reason)]
+    assert weights(validator.fit(frame).bestModel) == pytest.approx(weights(estimator.fit(frame)), rel=1e-12)
+    converged = estimator.copy({estimator.maxIter: 1000, estimator.tol: 1e-12}).fit(frame)
+    assert weights(validator.setExact(True).fit(frame).bestModel) == pytest.approx(weights(converged), rel=1e-6)
+
+
+def test_more_features_than_moments_are_kept_of_go_the_general_path(
+    spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is the same."""
+    frame = rows(spark, seed=5, count=80, width=4)
+    estimator = LinearRegression(labelCol="value", regParam=0.1)
+    validator = CrossValidator(
+        estimator=estimator,
+        estimatorParamMaps=[{}],
+        evaluator=RegressionEvaluator(labelCol="value"),
+        foldCol="fold",
+        numFolds=FOLDS,
+    )
+    exact = validator.fit(frame).avgMetrics
+    monkeypatch.setattr("models.exact_estimator.MOMENTS_BYTES", 100)
+    assert validator.fit(frame).avgMetrics == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "transform(features, x -> IF(id = 7, double('NaN'), x))",
+            r"^Feature 0 \(counted from 0\) is null or NaN in 1 rows of one partition; expected a number in each: impute or drop",
+        ),
+        ("features", r"^The training rows of a fold all have label 1; expected two classes at least: use fewer folds"),
+    ],
+)
+def test_rows_that_give_no_model_are_refused(spark: SparkSession, change: str, message: str) -> None:
+    """A missing feature; a fold whose training rows have one class. The sentence names the cure."""
+    from pyspark.ml.functions import array_to_vector
+
+    plain = spark.range(40).selectExpr(
+        "id",
+        "array(double(id), double(id * id % 7)) AS features",
+        "double(id % 2 = 0 OR id % 3 = 0) AS kind",
+        "int(id % 2) AS fold",
+    )
+    one_class = "fold = 1 OR kind = 1" if change != "features" else "TRUE"
+    frame = plain.where(one_class).selectExpr("*", f"{change} AS changed")
+    frame = frame.withColumn("features", array_to_vector("changed")).repartition(2)
+    validator = CrossValidator(
+        estimator=LogisticRegression(labelCol="kind"),
+        estimatorParamMaps=[{}],
+        evaluator=BinaryClassificationEvaluator(labelCol="kind"),
+        foldCol="fold",
+        numFolds=2,
+    )
+    with pytest.raises(ModelError, match=message):
+        validator.fit(frame)
