@@ -396,7 +396,7 @@ def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     empty = buys.iloc[:0]
     for person in raw["customers"].itertuples():
         own = by_buyer.get(person.customer, empty)
-        at, amount = own["bought_at"].to_numpy(), own["amount"].to_numpy()
+        at, amount = own["bought_at"].dt.tz_convert(None).to_numpy(), own["amount"].to_numpy()
         for moment in moments[moments >= person.signed_up_at]:
             now = np.searchsorted(at, moment.to_datetime64())
             row = {"customer": person.customer, "as_of": moment, "plan": person.plan}
