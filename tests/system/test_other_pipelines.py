@@ -392,7 +392,7 @@ def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     moments = moments.tz_convert("UTC")
     moments = moments[moments <= run_date]
     rows = []
-    by_buyer = {buyer: own for buyer, own in buys.groupby("buyer")}
+    by_buyer = dict(iter(buys.groupby("buyer")))  # the groupby itself has `keys` that is no method
     empty = buys.iloc[:0]
     for person in raw["customers"].itertuples():
         own = by_buyer.get(person.customer, empty)
