@@ -130,7 +130,8 @@ class Delivery:
     @cached_property
     def _fills_empty_table(self) -> bool:
         base = self.manifest.base[self.silver.table]
-        return self.manifest.rebuilds or self.run.lake.read(self.silver, base).isEmpty()
+        # Version 0 is the creation of the table.
+        return self.manifest.rebuilds or base == 0 or self.run.lake.read(self.silver, base).isEmpty()
 
     # reading
 

@@ -171,5 +171,14 @@ class FileLedger:
         self, manifest: Manifest, part: str, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
     ) -> None:
         frame = self._lake.spark.createDataFrame([dict(row) for row in rows], self.contract.schema).coalesce(1)
-        self._lake.append(frame, self.contract, manifest.transaction(self.contract, part), about)
-        self._rows = None
+        known = self._all()
+        commit = self._lake.append(frame, self.contract, manifest.transaction(self.contract, part), about)
+        if commit.skipped:
+            self._rows = None  # written before, with another `recorded_at`
+        else:
+            known += [_as_collected(row) for row in rows]
+
+
+def _as_collected(row: Mapping[str, Any]) -> Row:
+    """A row as Spark would give it back: times in the local zone, without one."""
+    return Row(**{**row, "recorded_at": row["recorded_at"].astimezone().replace(tzinfo=None)})

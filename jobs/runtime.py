@@ -29,6 +29,11 @@ from jobs.storage import Storage
 from transforms.errors import MillraceError
 
 JOBS = ("ingest", "features", "train", "evaluate", "promote", "score", "maintain")
+REPORTED = (
+    "evaluate",
+    "promote",
+    "score",
+)  # started alone, these write the report anew; `run` writes it once, at its end
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +129,17 @@ def _job(job: str) -> Callable[[Run], list[Outcome]]:
 
     def outcomes(run: Run) -> list[Outcome]:
         result = module.run(run)
-        return result if isinstance(result, list) else [result]
+        found = result if isinstance(result, list) else [result]
+        return [*found, *_reported(run, unchanged=found[-1].unchanged)] if job in REPORTED else found
 
     return outcomes
+
+
+def _reported(run: Run, *, unchanged: bool) -> list[Outcome]:
+    from jobs import report
+
+    page = report.refresh(run)
+    return [] if page is None else [Outcome("report", details={"page": page}, unchanged=unchanged)]
 
 
 def _summary(outcomes: Sequence[Outcome], run: Run) -> dict[str, Any]:

@@ -8,8 +8,10 @@ so that only its newest content is the truth. A row that is equal to the stored 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -43,16 +45,30 @@ def key_hash(contract: Contract) -> Column:
 
 
 def repeated(incoming: DataFrame, contract: Contract, stored: DataFrame | None = None) -> DataFrame:
-    """Hashes of keys that `incoming` has more than once, or that are in `stored` too: one narrow aggregate, few rows out.
+    """Hashes of keys that `incoming` has more than once, or that are in `stored` too: one narrow shuffle, few rows out.
+
+    Nearly all keys come once, so that a hash aggregate would hold every one of them; sorted numbers take a third of its time.
 
     Args:
         incoming, stored: have the contract's key columns; no others are read.
     """
-    keys = incoming.select(key_hash(contract).alias(HASH), F.lit(1).alias("incoming"))
+    keys = incoming.select(key_hash(contract).alias(HASH), F.lit(True).alias("incoming"))
     if stored is not None:
-        keys = keys.unionByName(stored.select(key_hash(contract).alias(HASH), F.lit(0).alias("incoming")))
-    counts = keys.groupBy(HASH).agg(F.count(F.lit(1)).alias("rows"), F.max("incoming").alias("incoming"))
-    return counts.filter((F.col("rows") > 1) & (F.col("incoming") == 1)).select(HASH)
+        keys = keys.unionByName(stored.select(key_hash(contract).alias(HASH), F.lit(False).alias("incoming")))
+    return keys.repartition(F.col(HASH)).mapInArrow(_repeated, f"{HASH} LONG")
+
+
+def _repeated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The hashes that stand in more than one row of a partition, at least one of them incoming."""
+    parts = [(batch.column(0).to_numpy(), batch.column(1).to_numpy(zero_copy_only=False)) for batch in batches]
+    if not parts:
+        return
+    hashes, incoming = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(hashes)
+    hashes, incoming = hashes[order], incoming[order]
+    starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+    wanted = (np.diff(np.append(starts, len(hashes))) > 1) & np.logical_or.reduceat(incoming, starts)
+    yield pa.record_batch([pa.array(hashes[starts][wanted])], [HASH])
 
 
 def resolve(candidates: DataFrame, contract: Contract, *, latest: str | None) -> DataFrame:

@@ -7,6 +7,12 @@ from jobs.runs import Run, code_fingerprint, fingerprint
 from jobs.storage import Storage
 
 
+def refresh(run: Run) -> str | None:
+    """Write the page after a job that was started alone; None on a run date without an evaluation, such as a day that only scores."""
+    jobs = {stage.job for stage in gather.stages(run)}
+    return write(run) if {"features", "train", "evaluate"} <= jobs else None
+
+
 def write(run: Run) -> str:
     """Write the page of the run's date and return its path.
 

@@ -240,7 +240,9 @@ class TestFiles:
 
     def test_relative_folders_start_at_the_working_directory(self, shop: Path) -> None:
         """Delta takes `lake/silver/orders` for a table's name."""
-        found = load(shop, settings=["environment.raw=deliveries", "environment.mlflow=http://127.0.0.1:5000"]).environment
+        found = load(
+            shop, settings=["environment.raw=deliveries", "environment.mlflow=http://127.0.0.1:5000"]
+        ).environment
         assert (found.raw, found.lake) == (f"{Path.cwd()}/deliveries", f"{Path.cwd()}/lake")
         found = load(shop, settings=["environment.raw=hdfs:///raw", "environment.lake=/srv/lake/"]).environment
         assert (found.raw, found.lake) == ("hdfs:///raw", "/srv/lake")

@@ -12,7 +12,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.load import load
-from jobs import report
+from jobs import report, runtime
 from jobs.report import configuration, drawing, gather, page
 from jobs.report.facts import Facts, Measured
 from jobs.runs import Run, Stage
@@ -225,6 +225,14 @@ def test_without_an_evaluation_there_is_no_report(binary: Run) -> None:
     """The sentence says what to run."""
     with pytest.raises(ContractError, match="The ledger has no `features` for run date 2020-01-01"):
         report.write(dataclasses.replace(binary, asked_run_date=date(2020, 1, 1)))
+
+
+def test_a_job_started_alone_refreshes_the_page_where_there_is_an_evaluation(binary: Run) -> None:
+    """`runtime` does so after evaluate, promote and score; a day that only scores has no page and is no failure."""
+    assert [outcome.details for outcome in runtime._reported(binary, unchanged=False)] == [
+        {"page": report.write(binary)}
+    ]
+    assert runtime._reported(dataclasses.replace(binary, asked_run_date=date(2020, 1, 1)), unchanged=False) == []
 
 
 def decided(facts: Facts, **details: object) -> Facts:

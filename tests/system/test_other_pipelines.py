@@ -392,11 +392,11 @@ def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     moments = moments.tz_convert("UTC")
     moments = moments[moments <= run_date]
     rows = []
-    by_buyer = {buyer: own for buyer, own in buys.groupby("buyer")}
+    by_buyer = dict(iter(buys.groupby("buyer")))  # the groupby itself has `keys` that is no method
     empty = buys.iloc[:0]
     for person in raw["customers"].itertuples():
         own = by_buyer.get(person.customer, empty)
-        at, amount = own["bought_at"].to_numpy(), own["amount"].to_numpy()
+        at, amount = own["bought_at"].dt.tz_convert(None).to_numpy(), own["amount"].to_numpy()
         for moment in moments[moments >= person.signed_up_at]:
             now = np.searchsorted(at, moment.to_datetime64())
             row = {"customer": person.customer, "as_of": moment, "plan": person.plan}
