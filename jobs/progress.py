@@ -22,8 +22,14 @@ from rich.progress import Progress as Bars
 log = logging.getLogger(__name__)
 
 
+SECONDS_BETWEEN_LINES = 1.0
+
+
 class Progress:
-    """Plain lines: the form for logs, Airflow and tests."""
+    """Plain lines: the form for logs, Airflow and tests. Steps that come in quick succession share a line."""
+
+    def __init__(self) -> None:
+        self._spoke = 0.0
 
     def __enter__(self) -> Progress:
         return self
@@ -43,15 +49,20 @@ class Progress:
         """One line about what was done."""
         log.info("%s", text)
 
-    def advance(self, done: int, total: int, best: str = "") -> None:
-        """`done` of `total` steps of the present stage, and the best result so far."""
-        log.info("%d of %d done%s", done, total, f", best so far {best}" if best else "")
+    def advance(self, done: int, total: int, best: str = "", doing: str = "") -> None:
+        """`done` of `total` steps of the present stage, the best result so far, and what is under way."""
+        if done < total and time.monotonic() - self._spoke < SECONDS_BETWEEN_LINES:
+            return
+        self._spoke = time.monotonic()
+        told = (f"best so far {best}" if best else "", doing)
+        log.info("%d of %d done%s", done, total, "".join(f", {text}" for text in told if text))
 
 
 class LiveProgress(Progress):
     """A live view: the stage at work with its steps, time spent and time left; finished stages scroll up as lines."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._bars = Bars(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -92,9 +103,10 @@ class LiveProgress(Progress):
     def message(self, text: str) -> None:
         self._bars.console.print(text, highlight=False)
 
-    def advance(self, done: int, total: int, best: str = "") -> None:
+    def advance(self, done: int, total: int, best: str = "", doing: str = "") -> None:
         if self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, best=f"best {best}" if best else "")  # type: ignore[arg-type]
+            text = ", ".join(part for part in (f"best {best}" if best else "", doing) if part)
+            self._bars.update(self._task, completed=done, total=total, best=text)  # type: ignore[arg-type]
 
 
 def for_console(console: Console) -> Progress:

@@ -151,16 +151,16 @@ def _search(
     spec, results = run.pipeline.train, []
     winner: Winner | None = None
     evaluator = search.evaluator(spec.metric, run.pipeline.task)
-    total, done = sum(len(plan.points) for plan in plans) * run.pipeline.split.folds.count, 0
+    steps = _Steps(run, sum(len(plan.points) for plan in plans) * run.pipeline.split.folds.count)
     for plan in plans:
         known = log.known(plan.candidate)
-        done += sum(trial.error is None for trial in known)
+        steps.done += sum(trial.error is None for trial in known)
+        steps.best = f"{winner.mean:.5f} {_described(winner.point)}" if winner else ""
 
-        def on_trial(trial: Trial, best: Winner | None = winner) -> None:
-            nonlocal done
-            done += 1
+        def on_trial(trial: Trial) -> None:
             log.add(trial)
-            run.progress.advance(done, total, f"{best.mean:.5f} {_described(best.point)}" if best else "")
+            steps.done += 1
+            steps.show()
 
         wanted = grid_search.Search(
             estimator=pipelines[plan.candidate],
@@ -172,13 +172,30 @@ def _search(
             parameters=[point.parameters for point in plan.points],
             parallelism=min(MOST_PARALLEL, run.spark.sparkContext.defaultParallelism),
         )
-        result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, keep_models=True)
+        result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, on_pass=steps.passed, keep_models=True)
         log.flush()
         results.append(TuningResult(result.trials, result.scores, result.larger_is_better))
         winner = _better(winner, plan, result)
     if winner is None:
         raise ModelError(failures(tuple(trial for result in results for trial in result.trials)))
     return winner, results
+
+
+@dataclass
+class _Steps:
+    """How far a search is, for those who watch."""
+
+    run: Run
+    total: int
+    done: int = 0
+    best: str = ""
+
+    def show(self, doing: str = "") -> None:
+        self.run.progress.advance(self.done, self.total, self.best, doing)
+
+    def passed(self, number: int, moving: int) -> None:
+        """After a pass over the rows that several fits share."""
+        self.show(f"pass {number}, {moving} models still move")
 
 
 def _better(winner: Winner | None, plan: Plan, result: TuningResult) -> Winner | None:

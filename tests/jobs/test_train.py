@@ -265,7 +265,7 @@ class KilledAfter(Progress):
     trials: int = 1_000
     message_part: str = "never"
 
-    def advance(self, done: int, total: int, best: str = "") -> None:
+    def advance(self, done: int, total: int, best: str = "", doing: str = "") -> None:
         if done > self.trials:
             raise Interrupted
 

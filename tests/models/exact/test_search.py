@@ -31,7 +31,7 @@ from transforms.errors import ModelError
 
 FOLDS = 2
 SETTINGS = settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],  # an example takes seconds: failing ones are shown as they are
@@ -40,11 +40,14 @@ SETTINGS = settings(
 
 
 def rows(spark: SparkSession, *, seed: int, count: int, width: int, classes: int = 2, odd: bool = False) -> DataFrame:
-    """Random rows. `odd`: a constant column, a collinear one, a sparse vector in every third row, and folds of unequal size."""
+    """Random rows. `odd`: a collinear column, a sparse vector in every third row, and folds of unequal size; a column of zeros too.
+
+    (Of another constant MLlib's running variance is seldom exactly 0, and its coefficient then is rounding.)
+    """
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(count, width)) * (1 + np.arange(width)) + rng.normal(size=width)
     if odd:
-        x[:, 0] = 3.0
+        x[:, 0] = 0.0
         x[:, -1] = x[:, 1] - x[:, 2]
     margins = x @ rng.normal(size=(width, classes)) / width
     kind = np.argmax(margins + rng.gumbel(size=margins.shape), axis=1)
@@ -138,13 +141,11 @@ def test_binary_logistic_regression_is_stocks(spark: SparkSession, data: st.Data
     weight = data.draw(st.sampled_from([None, "weight"]))
     extra = {"weightCol": weight} if weight else {}
     estimator = LogisticRegression(labelCol="kind", standardization=data.draw(st.booleans()), **extra)
-    grid = (
-        ParamGridBuilder()
-        .addGrid(estimator.regParam, [data.draw(st.sampled_from([0.02, 0.1, 0.5]))])
-        .addGrid(estimator.elasticNetParam, [0.0, data.draw(st.sampled_from([0.2, 0.5]))])
-        .addGrid(estimator.fitIntercept, [True, False])
-        .build()
-    )
+    penalties = st.tuples(st.sampled_from([0.02, 0.1, 0.5]), st.sampled_from([0.0, 0.2, 0.5]), st.booleans())
+    grid = [
+        {estimator.regParam: reg, estimator.elasticNetParam: net, estimator.fitIntercept: intercept}
+        for reg, net, intercept in data.draw(st.lists(penalties, min_size=2, max_size=2))
+    ]
     evaluator = data.draw(
         st.sampled_from(
             [
@@ -169,7 +170,7 @@ def test_multinomial_logistic_regression_is_stocks(spark: SparkSession, data: st
     grid = (
         ParamGridBuilder()
         .addGrid(estimator.regParam, [data.draw(st.sampled_from([0.02, 0.1, 0.5]))])
-        .addGrid(estimator.elasticNetParam, [0.0, 0.3])
+        .addGrid(estimator.elasticNetParam, [0.0, 0.1])
         .build()
     )
     metric = data.draw(st.sampled_from(["logLoss", "f1", "accuracy", "weightedRecall"]))
