@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -23,6 +22,7 @@ from models import any_estimator
 from models.any_estimator import FIT_ERRORS, Fit, Route
 from models.exact.driver import choice, search
 from models.exact.driver.search import OnPass
+from models.exact.driver.solution import Solution
 from models.folds import Folds
 
 # The driver holds moments of all pairs of features for each cell: more than this goes the general path.
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Refit:
-    """The model of the best grid point on all rows, made while workers still hold them.
+    """The model of the best grid point on all rows, fitted while workers still hold them.
 
     Attributes:
-        best: the grid point, once all fits are handed over; None where that cannot be said yet.
+        best: the grid point, given the values of (point, fold) pairs found just now; None where that cannot be said yet.
         model: None where the rows are not at hand.
     """
 
-    best: Callable[[], int | None]
+    best: Callable[[Mapping[tuple[int, int], float]], int | None]
     model: Model | None = None
 
 
@@ -108,7 +108,8 @@ def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) ->
     if too_wide(search.width(features, last.getFeaturesCol()), folds):
         return None
     with search.opened(features.withColumn(_FOLD, F.lit(-1)), folds, [last], None, on_pass=on_pass) as opened:
-        model = search.model_of(last, opened.whole(0), features)
+        solution = opened.whole(0)
+    model = search.model_of(last, solution, features)
     return PipelineModel([*memo.values(), model]) if way.is_pipeline else model
 
 
@@ -130,29 +131,38 @@ class _Group:
             return
         started = time.monotonic()
         lasts: list[Any] = [way.last for way in self.routes]
-        with ExitStack() as stack:
-            try:
-                reason = too_wide(search.width(features, lasts[0].getFeaturesCol()), self.folds)
-                if reason:
-                    yield from self._general(features, fitted, todo, reason)
-                    return
-                opened = stack.enter_context(
-                    search.opened(features, self.folds, lasts, self.evaluator, on_pass=self.on_pass)
-                )
-                solutions = opened.folds(todo)
-            except FIT_ERRORS as error:
-                yield from _failed(self.routes, todo, time.monotonic() - started, error)
+        try:
+            reason = too_wide(search.width(features, lasts[0].getFeaturesCol()), self.folds)
+            if reason:
+                yield from self._general(features, fitted, todo, reason)
                 return
-            seconds = (time.monotonic() - started) / len(todo)
-            for (k, fold), solution in zip(todo, solutions, strict=True):
-                way = self.routes[k]
-                model = self._assembled(fitted, search.model_of(way.last, solution)) if self.keep_models else None
-                yield Fit(way.point, fold, solution.value, seconds, solver(way), None, model)
-            best = self.refit.best() if self.refit else None
-            for k, way in enumerate(self.routes):
-                if self.refit and way.point == best:
-                    model = search.model_of(way.last, opened.whole(k), features)
-                    self.refit.model = self._assembled(fitted, model)
+            # Workers may hold every slot: nothing else runs in Spark, and no fit is handed over, until they are let go.
+            with search.opened(features, self.folds, lasts, self.evaluator, on_pass=self.on_pass) as opened:
+                solutions = opened.folds(todo)
+                best = self._best(todo, solutions)
+                whole = None if best is None else opened.whole(best)
+        except FIT_ERRORS as error:
+            yield from _failed(self.routes, todo, time.monotonic() - started, error)
+            return
+        seconds = (time.monotonic() - started) / len(todo)
+        for (k, fold), solution in zip(todo, solutions, strict=True):
+            way = self.routes[k]
+            model = self._assembled(fitted, search.model_of(way.last, solution)) if self.keep_models else None
+            yield Fit(way.point, fold, solution.value, seconds, solver(way), None, model)
+        if self.refit is not None and best is not None and whole is not None:
+            self.refit.model = self._assembled(fitted, search.model_of(lasts[best], whole, features))
+
+    def _best(self, todo: Pairs, solutions: Sequence[Solution]) -> int | None:
+        """Index of the best grid point, if it is to be fitted on all rows and is one of this group."""
+        if self.refit is None:
+            return None
+        values = {
+            (self.routes[k].point, fold): solution.value
+            for (k, fold), solution in zip(todo, solutions, strict=True)
+            if solution.value is not None
+        }
+        point = self.refit.best(values)
+        return next((k for k, way in enumerate(self.routes) if way.point == point), None)
 
     def _assembled(self, fitted: Sequence[Transformer], last: Model) -> Model:
         return PipelineModel([*fitted, last]) if self.routes[0].is_pipeline else last

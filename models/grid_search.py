@@ -11,6 +11,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ def tune(
         frame: features, label and the fold columns.
         known: trials of this very search done before; those without an error are not fitted again.
         on_trial: called in this thread with each new trial, as soon as it is there.
-        on_pass: called after each pass over the rows that several fits share, with its number and how many models still move.
+        on_pass: called after each pass over the rows that several fits share, with its number and how many models still move. Workers
+            may hold every slot then: it must not run anything in Spark.
         keep_models: keep the models fitted now.
         refit: fit the best point on all rows too, if its solver has them at hand.
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
@@ -76,15 +78,17 @@ def tune(
     routes, refused = _routes(search, done)
     models: dict[tuple[int, int], Model] = {}
 
-    def result() -> TuningResult:
+    def result(found: Mapping[tuple[int, int], float] = MappingProxyType({})) -> TuningResult:
         scores = np.full((len(search.grid), search.folds.count), np.nan)
-        for (point, fold), trial in done.items():
-            scores[point, fold] = np.nan if trial.value is None else trial.value
+        values = {pair: trial.value for pair, trial in done.items()} | dict(found)
+        for pair, value in values.items():
+            scores[pair] = np.nan if value is None else value
         ordered = tuple(done[key] for key in sorted(done))
         return TuningResult(ordered, scores, search.evaluator.isLargerBetter(), models, whole.model)
 
-    def best() -> int | None:
-        return result().best if len(done) == len(search.grid) * search.folds.count else None
+    def best(found: Mapping[tuple[int, int], float]) -> int | None:
+        known = len(done.keys() | found.keys()) == len(search.grid) * search.folds.count
+        return result(found).best if known else None
 
     whole = Refit(best)
     exact, general = _by_path(search, routes)

@@ -163,14 +163,14 @@ def test_binary_logistic_regression_is_stocks(spark: SparkSession, data: st.Data
 @SETTINGS
 @given(st.data())
 def test_multinomial_logistic_regression_is_stocks(spark: SparkSession, data: st.DataObject) -> None:
-    """Three to six classes."""
+    """Three to six classes. Ridge only: stock's solver for lasso stops at an error of 1e-6 itself; `test_softmax_regression` has that."""
     classes = data.draw(st.integers(3, 6))
     frame = rows(spark, seed=data.draw(st.integers(0, 1000)), count=150, width=3, classes=classes)
     estimator = LogisticRegression(labelCol="kind", standardization=data.draw(st.booleans()), weightCol="weight")
     grid = (
         ParamGridBuilder()
         .addGrid(estimator.regParam, [data.draw(st.sampled_from([0.02, 0.1, 0.5]))])
-        .addGrid(estimator.elasticNetParam, [0.0, 0.1])
+        .addGrid(estimator.fitIntercept, [True, False])
         .build()
     )
     metric = data.draw(st.sampled_from(["logLoss", "f1", "accuracy", "weightedRecall"]))
