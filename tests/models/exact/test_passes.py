@@ -161,6 +161,8 @@ def test_workers_that_wait_hold_all_rows_once(spark: SparkSession, partitions: i
 def test_jobs_give_what_waiting_workers_give(
     spark: SparkSession, partitions: int, several: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    persistent = spark.sparkContext._jsc.getPersistentRDDs
+    before = persistent().size()  # of other tests
     with (
         spark_setting(spark, "spark.network.crypto.enabled", "true"),
         opened(frame(spark, partitions), several=several) as workers,
@@ -181,7 +183,7 @@ def test_jobs_give_what_waiting_workers_give(
         if several
         else []
     )
-    assert spark.sparkContext._jsc.getPersistentRDDs().size() == 0
+    assert persistent().size() == before
 
 
 def test_dynamic_allocation_makes_jobs(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
