@@ -8,20 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import reduce
 from itertools import pairwise
-from operator import and_
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.arrays import Integers
+from transforms.layout import Flags, Hashes, Layout
 
-Flags = npt.NDArray[np.bool_]
-
-COLUMNS = "bin INT, is_query BOOLEAN, block BINARY"
+COLUMNS = "bin INT, kind TINYINT, block BINARY"
+_EVENTS, _LATE_EVENTS, _QUERIES = range(3)  # events first in each bin; late ones are those sent on to the next bucket
 _ROWS_PACKED = 1 << 18
 _ROWS_AT_ONCE = 1 << 19
 _LARGEST_CODE = 1 << 62
@@ -35,45 +31,49 @@ def microseconds(length: timedelta) -> int:
 class Packing:
     """Rows to blocks, one for each bin that occurs. Which bin a row goes to depends on the row alone."""
 
+    asking: Layout
+    telling: Layout
     width: int
     reach: int
     bins: int
 
     def queries(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in _tables(batches):
-            bucket = _whole(table.column("time")) // self.width
-            yield self._blocks(table, np.arange(table.num_rows), bucket, is_query=True)
+        for table in _tables(batches, self.asking):
+            bucket = self.asking.micros(table) // self.width
+            yield self._blocks(table, self.asking.places(table), bucket, _QUERIES)
 
     def events(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in _tables(batches):
-            time = _whole(table.column("time"))
+        for table in _tables(batches, self.telling):
+            time, place = self.telling.micros(table), self.telling.places(table)
             bucket = time // self.width
+            yield self._blocks(table, place, bucket, _EVENTS)
             late = np.flatnonzero(time - bucket * self.width >= self.width - self.reach)
-            rows = np.concatenate([np.arange(len(time)), late])
-            yield self._blocks(table, rows, np.concatenate([bucket, bucket[late] + 1]), is_query=False)
+            if len(late):
+                yield self._blocks(table, place[late], bucket[late] + 1, _LATE_EVENTS, late)
 
-    def _blocks(self, table: pa.Table, rows: Integers, bucket: Integers, *, is_query: bool) -> pa.RecordBatch:
-        place = _whole(table.column("place"))[rows].view(np.uint64)
+    def _blocks(
+        self, table: pa.Table, place: Hashes, bucket: Integers, kind: int, rows: Integers | None = None
+    ) -> pa.RecordBatch:
+        """The table's rows, or those at `rows`, by bin."""
         mixed = place + bucket.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
         bin_of_row = ((mixed >> np.uint64(32)) % np.uint64(self.bins)).astype(np.uint16)
         order = np.argsort(bin_of_row, kind="stable")
-        packed = table.drop_columns(["place"]).take(rows[order]).append_column("bucket", pa.array(bucket[order]))
-        batch = packed.combine_chunks().to_batches()[0]
+        batch = table.take(order if rows is None else rows[order]).combine_chunks().to_batches()[0]
         bins = bin_of_row[order]
         edges = [0, *(np.flatnonzero(bins[1:] != bins[:-1]) + 1).tolist(), len(bins)]
         blocks = [batch.slice(a, b - a).serialize().to_pybytes() for a, b in pairwise(edges)]
         return pa.record_batch(
             [
                 pa.array(bins[edges[:-1]].astype(np.int32)),
-                pa.array(np.full(len(blocks), is_query)),
+                pa.array(np.full(len(blocks), kind, dtype=np.int8)),
                 pa.array(blocks, pa.binary()),
             ],
-            ["bin", "is_query", "block"],
+            ["bin", "kind", "block"],
         )
 
 
-def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _tables(batches: Iterable[pa.RecordBatch], layout: Layout) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -81,15 +81,10 @@ def _tables(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
             held.append(batch)
             rows += batch.num_rows
         if rows >= _ROWS_PACKED:
-            yield pa.Table.from_batches(held).combine_chunks()
+            yield layout.table(held)
             held, rows = [], 0
     if held:
-        yield pa.Table.from_batches(held).combine_chunks()
-
-
-def _whole(column: pa.ChunkedArray) -> Integers:
-    values: Integers = pc.fill_null(column, 0).to_numpy()
-    return values
+        yield layout.table(held)
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,8 @@ class Sides:
     """The queries and the events of some buckets. A code orders rows by bucket, then time.
 
     `events` is ordered by `event_codes`, which are `group * span + time since the start of the bucket before`, a group being
-    one (key, bucket). Events of equal code come in no particular order. `query_codes` and `matchable` belong to `queries`.
+    one (key, bucket). Events of equal code come in no particular order. `queries` is ordered by `query_codes`: looked up one
+    after the other, they find what they need near to what the one before needed; `matchable` belongs to them.
     """
 
     queries: pa.Table
@@ -119,13 +115,11 @@ class Sides:
 
 @dataclass(frozen=True)
 class Unpacking:
-    """Blocks, sorted by bin and within it events first, to `Sides`."""
+    """Blocks, sorted by bin and within it by kind, to `Sides`."""
 
-    query_schema: pa.Schema
-    event_schema: pa.Schema
-    key_count: int
+    asking: Layout
+    telling: Layout
     width: int
-    names: tuple[str, ...]
 
     def sides(self, batches: Iterable[pa.RecordBatch]) -> Iterator[Sides]:
         """Every query once, with all events that it can see and others.
@@ -133,76 +127,87 @@ class Unpacking:
         Bins are taken together until they hold some half a million rows. The queries of one large bin are taken in parts, so
         that what must fit in memory is its events: about 100 bytes each and the columns carried.
         """
-        queries: list[pa.RecordBatch] = []
-        events: list[pa.RecordBatch] = []
-        asked = told = 0
+        held = _Held()
         current = -1
         for batch in batches:
-            for number, is_query, block in zip(*(batch.column(i) for i in range(3)), strict=True):
-                if number.as_py() != current and asked + told >= _ROWS_AT_ONCE:
-                    yield from self._sides(queries, events)
-                    queries, events, asked, told = [], [], 0, 0
+            for number, kind, block in zip(*(batch.column(i) for i in range(3)), strict=True):
+                if number.as_py() != current and held.asked + held.told >= _ROWS_AT_ONCE:
+                    yield from self._sides(held)
+                    held = _Held()
                 current = number.as_py()
-                if not is_query.as_py():
-                    events.append(pa.ipc.read_record_batch(block.as_buffer(), self.event_schema))
-                    told += events[-1].num_rows
+                if kind.as_py() != _QUERIES:
+                    held.tell(pa.ipc.read_record_batch(block.as_buffer(), self.telling.schema), kind.as_py())
                     continue
-                queries.append(pa.ipc.read_record_batch(block.as_buffer(), self.query_schema))
-                asked += queries[-1].num_rows
-                if asked >= max(
-                    _ROWS_AT_ONCE, told
-                ):  # its events came first; ordering them again is worth as many queries
-                    yield from self._sides(queries, events)
-                    queries, asked = [], 0
-        yield from self._sides(queries, events)
+                held.ask(pa.ipc.read_record_batch(block.as_buffer(), self.asking.schema))
+                # Its events came first; ordering them again is worth as many queries.
+                if held.asked >= max(_ROWS_AT_ONCE, held.told):
+                    yield from self._sides(held)
+                    held.queries, held.asked = [], 0
+        yield from self._sides(held)
 
-    def _sides(self, asking: list[pa.RecordBatch], telling: list[pa.RecordBatch]) -> Iterator[Sides]:
-        if not asking:
+    def _sides(self, held: _Held) -> Iterator[Sides]:
+        if not held.asked:
             return
-        queries = pa.Table.from_batches(asking, self.query_schema).combine_chunks()
-        events = pa.Table.from_batches(telling, self.event_schema).combine_chunks()
-        keys = [f"key_{i}" for i in range(self.key_count)]
-        matchable = reduce(and_, (queries.column(n).is_valid().to_numpy() for n in (*keys, "time")))
-        buckets = [np.where(matchable, _whole(queries.column("bucket")), 0), _whole(events.column("bucket"))]
-        times = [np.where(matchable, _whole(queries.column("time")), 0), _whole(events.column("time"))]
+        queries, events = self.asking.table(held.queries), self.telling.table(held.events)
+        matchable = self.asking.matchable(queries)
+        times = [np.where(matchable, self.asking.micros(queries), 0), self.telling.micros(events)]
+        sent_on = np.repeat(np.array(held.kinds) == _LATE_EVENTS, [batch.num_rows for batch in held.events])
+        buckets = [times[0] // self.width, times[1] // self.width + sent_on]
         span = 2 * self.width
         most = min(_LARGEST_CODE // span, 1 << 40)
-        groups, count = _numbered(queries, events, keys, buckets, most)
-        asked = queries.select(range(len(self.names))).rename_columns(list(self.names))
-        told = events.select([n for n in events.column_names if n not in (*keys, "time", "bucket")])
+        keys = [
+            pa.concat_arrays(both)
+            for both in zip(self.asking.key_columns(queries), self.telling.key_columns(events), strict=True)
+        ]
+        groups, count = _numbered(keys, buckets, most)
+        asked, told = self.asking.taken(queries), self.telling.taken(events)
         offsets = [time - (bucket - 1) * self.width for time, bucket in zip(times, buckets, strict=True)]
         for first in range(0, count, most):
-            mine, theirs = (np.flatnonzero((group >= first) & (group < first + most)) for group in groups)
-            codes = [
-                (group[rows] - first) * span + offset[rows]
-                for group, offset, rows in zip(groups, offsets, (mine, theirs), strict=True)
-            ]
-            order = np.argsort(codes[1], kind="stable")
-            whole = len(mine) == queries.num_rows
-            yield Sides(
-                asked if whole else asked.take(mine),
-                codes[0],
-                matchable[mine],
-                told.take(theirs[order]),
-                codes[1][order],
-                span,
+            (mine, my_codes), (theirs, their_codes) = (
+                _ordered(group - first, offset, span, most) for group, offset in zip(groups, offsets, strict=True)
             )
+            yield Sides(asked.take(mine), my_codes, matchable[mine], told.take(theirs), their_codes, span)
 
 
-def _numbered(
-    queries: pa.Table, events: pa.Table, keys: Sequence[str], buckets: Sequence[Integers], most: int
-) -> tuple[list[Integers], int]:
+class _Held:
+    """Blocks read so far that have not been answered."""
+
+    def __init__(self) -> None:
+        self.queries: list[pa.RecordBatch] = []
+        self.events: list[pa.RecordBatch] = []
+        self.kinds: list[int] = []
+        self.asked = self.told = 0
+
+    def ask(self, block: pa.RecordBatch) -> None:
+        self.queries.append(block)
+        self.asked += block.num_rows
+
+    def tell(self, block: pa.RecordBatch, kind: int) -> None:
+        self.events.append(block)
+        self.kinds.append(kind)
+        self.told += block.num_rows
+
+
+def _ordered(group: Integers, offset: Integers, span: int, most: int) -> tuple[Integers, Integers]:
+    """Positions of the rows in the first `most` groups, ordered by code, and their codes."""
+    here = (group >= 0) & (group < most)
+    codes = group * span + offset
+    if here.all():
+        order = np.argsort(codes)
+        return order, codes[order]
+    rows = np.flatnonzero(here)
+    order = rows[np.argsort(codes[rows])]
+    return order, codes[order]
+
+
+def _numbered(keys: Sequence[pa.Array], buckets: Sequence[Integers], most: int) -> tuple[list[Integers], int]:
     """For each row of both sides a number of its (key, bucket), and how many numbers there may be.
 
     Numbers are made of digits, one for the bucket and one for each key column; the gaps are closed once they exceed `most`.
     """
     both = np.concatenate(buckets)
     digits = [both - both.min()]
-    for name in keys:
-        column = pa.concat_arrays([*queries.column(name).chunks, *events.column(name).chunks])
-        if pa.types.is_floating(column.type):
-            column = pc.add(column, 0.0)  # SQL holds -0.0 and 0.0 equal
-        digits.append(pc.fill_null(column.dictionary_encode().indices, 0).to_numpy().astype(np.int64))
+    digits += [key.dictionary_encode().indices.fill_null(0).to_numpy().astype(np.int64) for key in keys]
     number, count = np.zeros(len(both), dtype=np.int64), 1
     for digit in digits:
         base = int(digit.max()) + 1

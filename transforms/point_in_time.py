@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import types as T
 
 from conf.values import Duration
@@ -46,8 +46,8 @@ def as_of_join(
     problems += _problems(queries, rows, at=at, key=key, take=take)
     if problems:
         raise ContractError([f"as-of join: {problem}." for problem in problems])
-    ranking: dict[str, Column] = {f"rank_{i}": rows[name] for i, name in enumerate((at, *key))}
-    taken: dict[str, Column] = {f"taken_{i}": rows[name] for i, name in enumerate(take.values())}
+    ranking = {f"rank_{i}": name for i, name in enumerate((at, *key))}
+    taken = {f"taken_{i}": name for i, name in enumerate(take.values())}
     return answer_each(
         queries,
         rows,

@@ -17,12 +17,13 @@ from operator import and_
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from transforms.blocks import COLUMNS, Packing, Sides, Unpacking, microseconds
+from transforms.layout import Layout
 
 Answer = Callable[[Sides], Iterable[pa.Array]]
+Carried = Mapping[str, str | Column]  # a name stands for that column as it is: it is sent once, whatever else it is for
 
 _MOST_BINS = 1 << 15
 _WIDEST = timedelta(days=100 * 366)
@@ -73,6 +74,13 @@ def _common_type(left: T.DataType, right: T.DataType) -> T.DataType | None:
     return T.DoubleType() if isinstance(left, floating) and isinstance(right, floating) else None
 
 
+def _wider(left: T.DataType, right: T.DataType) -> pa.DataType | None:
+    """What keys of different types are compared as, None for equal types."""
+    if left == right:
+        return None
+    return pa.int64() if _common_type(left, right) == T.LongType() else pa.float64()
+
+
 def answer_each(
     queries: DataFrame,
     events: DataFrame,
@@ -81,59 +89,45 @@ def answer_each(
     as_of: str,
     known_at: str,
     reach: timedelta,
-    carried: Mapping[str, Column],
+    carried: Carried,
     added: Sequence[T.StructField],
     answer: Answer,
 ) -> DataFrame:
     """Every row of `queries` once, unchanged, with the `added` columns that `answer` gives for it.
 
     `answer` runs in the workers: it takes the queries and the events of some buckets (see `Sides`) and gives one array per
-    added column, in the order of the queries. `carried` are the columns that it needs of the events, computed from `events`.
+    added column, in the order of the queries. `carried` are the columns that it needs of the events, under its names for them.
     Events without an instant or with a null in their key are left out; queries like that are asked, with `matchable` false.
     """
-    types = [
-        _common_type(queries.schema[mine].dataType, events.schema[theirs].dataType) or T.NullType()
-        for mine, theirs in by.items()
-    ]
-    asking = _with_place(queries, by, types, as_of, {f"query_{i}": queries[n] for i, n in enumerate(queries.columns)})
+    wider = [_wider(queries.schema[mine].dataType, events.schema[theirs].dataType) for mine, theirs in by.items()]
     known = reduce(and_, (events[name].isNotNull() for name in (*by.values(), known_at)))
-    answering = _with_place(events.where(known), by.values(), types, known_at, carried)
+    asked, asking = _sent(queries, as_of, tuple(by), wider, {name: name for name in queries.columns})
+    told, telling = _sent(events.where(known), known_at, tuple(by.values()), wider, carried)
     bins = min(max(256, 8 * int(str(queries.sparkSession.conf.get("spark.sql.shuffle.partitions")))), _MOST_BINS)
-    packing = Packing(bucket_width(reach), microseconds(reach), bins)
-    blocks = asking.mapInArrow(packing.queries, COLUMNS).unionAll(answering.mapInArrow(packing.events, COLUMNS))
-    unpacking = Unpacking(
-        _packed_schema(asking), _packed_schema(answering), len(types), bucket_width(reach), tuple(queries.columns)
-    )
-    names = [field.name for field in added]
+    packing = Packing(asking, telling, bucket_width(reach), microseconds(reach), bins)
+    blocks = asked.mapInArrow(packing.queries, COLUMNS).unionAll(told.mapInArrow(packing.events, COLUMNS))
+    unpacking = Unpacking(asking, telling, bucket_width(reach))
+    names = [*queries.columns, *(field.name for field in added)]
 
     def answers(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for both in unpacking.sides(batches):
-            arrays = [*both.queries.columns, *answer(both)]
-            yield from pa.table(arrays, [*both.queries.column_names, *names]).to_batches(max_chunksize=1 << 16)
+            yield from pa.table([*both.queries.columns, *answer(both)], names).to_batches(max_chunksize=1 << 16)
 
     schema = T.StructType([*queries.schema.fields, *added])
-    return blocks.repartition("bin").sortWithinPartitions("bin", "is_query").mapInArrow(answers, schema)
+    return blocks.repartition("bin").sortWithinPartitions("bin", "kind").mapInArrow(answers, schema)
 
 
-def _with_place(
-    frame: DataFrame, keys: Iterable[str], types: Sequence[T.DataType], instant: str, columns: Mapping[str, Column]
-) -> DataFrame:
-    """Columns: those given; `time` in microseconds; `key_0`...; `place`, a hash of the key, or of the row if it matches nothing.
-
-    By its key alone, all rows with a null in it would pile up in one place.
-    """
-    key_columns = [frame[name].cast(type_) for name, type_ in zip(keys, types, strict=True)]
-    matchable = reduce(and_, (column.isNotNull() for column in (*key_columns, frame[instant])))
-    spread = [frame[field.name] for field in frame.schema if isinstance(field.dataType, T.AtomicType)]
-    return frame.select(
-        *(column.alias(name) for name, column in columns.items()),
-        F.unix_micros(frame[instant]).alias("time"),
-        *(column.alias(f"key_{i}") for i, column in enumerate(key_columns)),
-        F.when(matchable, F.xxhash64(*key_columns)).otherwise(F.xxhash64(*spread)).alias("place"),
-    )
-
-
-def _packed_schema(frame: DataFrame) -> pa.Schema:
-    """What a block of the frame's rows holds: the columns of `_with_place` without `place`, then the bucket."""
-    empty = frame.sparkSession.createDataFrame([], frame.drop("place").schema)
-    return empty.toArrow().schema.append(pa.field("bucket", pa.int64()))
+def _sent(
+    frame: DataFrame, instant: str, keys: Sequence[str], wider: Sequence[pa.DataType | None], carried: Carried
+) -> tuple[DataFrame, Layout]:
+    """Each column that has a role, once, under a name that cannot be another's; and which is for what."""
+    plain = list(dict.fromkeys([*(c for c in carried.values() if isinstance(c, str)), instant, *keys]))
+    computed = {name: column for name, column in carried.items() if not isinstance(column, str)}
+    columns = [*(frame[name] for name in plain), *computed.values()]
+    sent = frame.select(*(column.alias(f"column_{i}") for i, column in enumerate(columns)))
+    roles = {
+        name: plain.index(column) if isinstance(column, str) else len(plain) + list(computed).index(name)
+        for name, column in carried.items()
+    }
+    schema = sent.sparkSession.createDataFrame([], sent.schema).toArrow().schema
+    return sent, Layout(schema, plain.index(instant), tuple(map(plain.index, keys)), tuple(wider), roles)

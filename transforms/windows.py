@@ -72,7 +72,7 @@ def trailing(
         ContractError: a column is absent, or its type does not fit its role; all problems are listed.
     """
     _check(queries, events, by=by, as_of=as_of, known_at=known_at, widths=widths, aggregates=aggregates, name=name)
-    carried: dict[str, Column] = {}
+    carried: dict[str, str | Column] = {}
     slots = [_slot(events, aggregate, carried) for aggregate in aggregates]
     readings = [
         _Reading(name(a.name, w), a.function, slot, w)
@@ -138,18 +138,19 @@ def _problem(aggregate: Aggregate, events: DataFrame) -> list[str]:
     return []
 
 
-def _slot(events: DataFrame, aggregate: Aggregate, carried: dict[str, Column]) -> str | None:
+def _slot(events: DataFrame, aggregate: Aggregate, carried: dict[str, str | Column]) -> str | None:
     """The carried column that the aggregate reads, added to `carried` if new: only what it needs travels, once."""
     if aggregate.column is None:
         return None
-    column = events[aggregate.column]
+    column, found = events[aggregate.column], events.schema[aggregate.column].dataType
+    number = T.LongType() if isinstance(found, T.IntegralType) else T.DoubleType()
+    value: str | Column = aggregate.column
     if aggregate.function == "count":
         kind, value = "known", F.when(column.isNotNull(), F.lit(True))
     elif aggregate.function in _OF_ORDERED:
-        kind, value = "value", column
+        kind = "value"
     else:
-        whole = isinstance(events.schema[aggregate.column].dataType, T.IntegralType)
-        kind, value = "number", column.cast("long" if whole else "double")
+        kind, value = "number", aggregate.column if found == number else column.cast(number)
     slot = f"{kind}_of_{events.columns.index(aggregate.column)}"
     carried[slot] = value
     return slot

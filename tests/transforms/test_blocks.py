@@ -10,6 +10,7 @@ import pytest
 
 from transforms import blocks
 from transforms.blocks import Packing, Unpacking, microseconds
+from transforms.layout import Layout
 from transforms.time_buckets import bucket_width
 
 pytestmark = pytest.mark.quick
@@ -19,15 +20,24 @@ REACH = 60
 KEYS = 7
 
 
+def layout(table: pa.Table) -> Layout:
+    """Of a table whose columns are a number, an instant and a key."""
+    return Layout(table.schema, 1, (2,), (None,), {table.column_names[0]: 0})
+
+
 def packed(queries: pa.Table, events: pa.Table, *, rows_in_batch: int) -> list[pa.RecordBatch]:
     """What the last stage reads: blocks sorted by bin, events first, in small batches."""
-    packing = Packing(WIDTH, REACH, bins=16)
+    packing = Packing(layout(queries), layout(events), WIDTH, REACH, bins=16)
     packed_rows = [
         *packing.queries(queries.to_batches(max_chunksize=rows_in_batch)),
         *packing.events(events.to_batches(max_chunksize=rows_in_batch)),
     ]
     table = pa.Table.from_batches(packed_rows)
-    return table.sort_by([("bin", "ascending"), ("is_query", "ascending")]).to_batches(max_chunksize=5)
+    return table.sort_by([("bin", "ascending"), ("kind", "ascending")]).to_batches(max_chunksize=5)
+
+
+def instants(micros: list[int | None]) -> pa.Array:
+    return pa.array(micros, pa.timestamp("us", "UTC"))
 
 
 def side(rng: np.random.Generator, name: str, rows: int) -> pa.Table:
@@ -35,15 +45,10 @@ def side(rng: np.random.Generator, name: str, rows: int) -> pa.Table:
     return pa.table(
         {
             name: np.arange(rows),
-            "time": rng.integers(-500, 500, rows),
-            "key_0": pa.array([f"key {k}" for k in key]),
-            "place": key * 1_000_003,
+            "time": instants(rng.integers(-500, 500, rows).tolist()),
+            "key": pa.array([f"key {k}" for k in key]),
         }
     )
-
-
-def packed_schema(table: pa.Table) -> pa.Schema:
-    return table.drop_columns(["place"]).schema.append(pa.field("bucket", pa.int64()))
 
 
 @pytest.mark.parametrize("largest_code", [1 << 62, 2 * 2 * WIDTH])
@@ -56,8 +61,8 @@ def test_every_query_meets_all_it_can_see_wherever_the_stream_is_cut(
     monkeypatch.setattr(blocks, "_ROWS_AT_ONCE", rows_at_once)
     monkeypatch.setattr(blocks, "_LARGEST_CODE", largest_code)
     rng = np.random.default_rng(0)
-    queries, events = side(rng, "query_0", 900), side(rng, "event", 300)
-    unpacking = Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
+    queries, events = side(rng, "id", 900), side(rng, "event", 300)
+    unpacking = Unpacking(layout(queries), layout(events), WIDTH)
 
     seen: dict[int, set[int]] = {}
     for both in unpacking.sides(packed(queries, events, rows_in_batch=30)):
@@ -69,10 +74,15 @@ def test_every_query_meets_all_it_can_see_wherever_the_stream_is_cut(
             seen[query] = set(numbers[start:end])
             assert len(seen[query]) == end - start
 
-    key, time = events["key_0"].to_numpy(), events["time"].to_numpy()
+    key, time = events["key"].to_numpy(), events["time"].cast(pa.int64()).to_numpy()
     expected = {
         query: set(np.flatnonzero((key == k) & (time < t) & (time >= t - REACH)).tolist())
-        for query, k, t in zip(*(queries[n].to_pylist() for n in ("query_0", "key_0", "time")), strict=True)
+        for query, k, t in zip(
+            queries["id"].to_pylist(),
+            queries["key"].to_pylist(),
+            queries["time"].cast(pa.int64()).to_pylist(),
+            strict=True,
+        )
     }
     assert seen == expected
     assert max(map(len, seen.values())) > 3
@@ -80,17 +90,10 @@ def test_every_query_meets_all_it_can_see_wherever_the_stream_is_cut(
 
 def test_rows_that_match_nothing_are_answered_all_the_same() -> None:
     """Without events, without an instant or without a key a query comes back, matching nothing."""
-    queries = pa.table(
-        {
-            "query_0": [1, 2, 3],
-            "time": pa.array([5, None, 5], pa.int64()),
-            "key_0": pa.array(["a", "a", None]),
-            "place": pa.array([0, 77, 78]),
-        }
-    )
-    told = pa.table({"event": [0, 1], "time": [4, -3], "key_0": ["a", "a"], "place": [0, 0]})
+    queries = pa.table({"id": [1, 2, 3], "time": instants([5, None, 5]), "key": pa.array(["a", "a", None])})
+    told = pa.table({"event": [0, 1], "time": instants([4, -3]), "key": ["a", "a"]})
     for events, expected in ((told, {1: 2, 2: 0, 3: 0}), (told.slice(2), {1: 0, 2: 0, 3: 0})):
-        unpacking = Unpacking(packed_schema(queries), packed_schema(events), 1, WIDTH, ("id",))
+        unpacking = Unpacking(layout(queries), layout(events), WIDTH)
         found = {}
         for both in unpacking.sides(packed(queries, events, rows_in_batch=10)):
             ends = both.ends()
