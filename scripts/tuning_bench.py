@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,13 @@ def run(
     name: str,
     description: str | None,
     sizes: Mapping[str, tuple[int, int]],
-    estimator: Estimator[Any],
-    grid: Sequence[Any],
-    evaluator: Evaluator,
+    problem: Callable[[], tuple[Estimator[Any], Sequence[Any], Evaluator]],
 ) -> int:
-    """Time both sides, compare them, and report."""
+    """Time both sides, compare them, and report; `problem` makes estimator, grid and evaluator once there is a session."""
     given = paired.arguments(description)
     count, features = sizes[given.size]
     spark = session.build(Environment(driver_memory=DRIVER_MEMORY), app=f"bench {name}")
+    estimator, grid, evaluator = problem()
     with tempfile.TemporaryDirectory() as folder:
         plain = rows(spark, count, features, Path(folder))
         frame = assembled(plain)
@@ -89,8 +88,8 @@ def run(
         frame.unpersist()
         strict = _strict(frame.limit(2_000).repartition(2), estimator, grid, evaluator, given_to_both)
         loose = float(np.max(np.abs(np.subtract(our_model.avgMetrics, peer_model.avgMetrics))))
+    larger = evaluator.isLargerBetter()  # asks the JVM
     spark.stop()
-    larger = evaluator.isLargerBetter()
     found = {
         "bench": name,
         "size": {"name": given.size, "rows": count, "features": features, "folds": FOLDS, "points": len(grid)},

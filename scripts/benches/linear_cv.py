@@ -8,8 +8,11 @@ a tolerance of 1e-12. `from_columns` is ours from the same numbers as double col
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
-from pyspark.ml.evaluation import RegressionEvaluator
+from pyspark.ml import Estimator
+from pyspark.ml.evaluation import Evaluator, RegressionEvaluator
 from pyspark.ml.regression import LinearRegression
 from pyspark.ml.tuning import ParamGridBuilder
 
@@ -18,8 +21,8 @@ from scripts import tuning_bench
 SIZES = {"small": (40_000, 20), "full": (400_000, 100)}
 
 
-def main() -> int:
-    """Run the benchmark."""
+def problem() -> tuple[Estimator[Any], list[Any], Evaluator]:
+    """Estimator, grid and evaluator."""
     estimator = LinearRegression(labelCol="value")
     grid = (
         ParamGridBuilder()
@@ -27,10 +30,8 @@ def main() -> int:
         .addGrid(estimator.elasticNetParam, [0.0, 0.5])
         .build()
     )
-    return tuning_bench.run(
-        "linear_cv", __doc__, SIZES, estimator, grid, RegressionEvaluator(labelCol="value", metricName="rmse")
-    )
+    return estimator, grid, RegressionEvaluator(labelCol="value", metricName="rmse")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tuning_bench.run(Path(__file__).stem, __doc__, SIZES, problem))

@@ -7,9 +7,12 @@ sixth digit, so that `quality` allows for that here and is strict on fewer rows,
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
+from pyspark.ml import Estimator
 from pyspark.ml.classification import LogisticRegression
-from pyspark.ml.evaluation import BinaryClassificationEvaluator
+from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator
 from pyspark.ml.tuning import ParamGridBuilder
 
 from scripts import tuning_bench
@@ -17,8 +20,8 @@ from scripts import tuning_bench
 SIZES = {"small": (40_000, 20), "full": (400_000, 100)}
 
 
-def main() -> int:
-    """Run the benchmark."""
+def problem() -> tuple[Estimator[Any], list[Any], Evaluator]:
+    """Estimator, grid and evaluator."""
     estimator = LogisticRegression(labelCol="flag")
     grid = (
         ParamGridBuilder()
@@ -26,10 +29,8 @@ def main() -> int:
         .addGrid(estimator.elasticNetParam, [0.0, 0.5])
         .build()
     )
-    return tuning_bench.run(
-        "logistic_cv", __doc__, SIZES, estimator, grid, BinaryClassificationEvaluator(labelCol="flag")
-    )
+    return estimator, grid, BinaryClassificationEvaluator(labelCol="flag")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(tuning_bench.run(Path(__file__).stem, __doc__, SIZES, problem))
