@@ -317,10 +317,8 @@ class Delivery:
         return F.create_map(*(F.lit(value) for pair in self._attempts.items() for value in pair))
 
     def _quarantine(self, rows: DataFrame, part: str) -> None:
-        attempts = F.create_map(*(F.lit(value) for pair in self._attempts.items() for value in pair))
-        rows = rows.withColumns(
-            {"rules": F.lit(rules_fingerprint(self.source)), "_attempt": attempts[F.col(_DELIVERY)]}
-        )
+        attempt = self._attempt_of_delivery()[F.col(_DELIVERY)]
+        rows = rows.withColumns({"rules": F.lit(rules_fingerprint(self.source)), "_attempt": attempt})
         commit = self.run.lake.append(rows, self.quarantine, self._transaction(self.quarantine, part))
         self._versions[self.quarantine.table] = commit.version
 

@@ -63,9 +63,8 @@ def ingested(run: Run, name: str) -> Stage:
 
 def _build(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
     pipeline = run.pipeline
-    sources = {
-        name: run.lake.read(silver(run, name), inputs[silver(run, name).table]) for name in sources_used(pipeline)
-    }
+    silvers = {name: silver(run, name) for name in sources_used(pipeline)}
+    sources = {name: run.lake.read(table, inputs[table.table]) for name, table in silvers.items()}
     rows = spine.rows(sources, pipeline, run_date=run.run_date)
     count = spine.check(rows, pipeline)
     of_features, of_labels = _write_rows(run, tables, attempt, rows, sources)

@@ -103,12 +103,14 @@ def fits(
         skip: (point, fold) pairs not to fit.
         keep_models: hand over each fitted model.
     """
+    wanted = {fold: [way for way in routes if (way.point, fold) not in skip] for fold in range(folds.count)}
+    if not any(wanted.values()):
+        return
     with cached(frame) as base:
-        for fold in range(folds.count):
-            wanted = [way for way in routes if (way.point, fold) not in skip]
-            if wanted:
+        for fold, ways in wanted.items():
+            if ways:
                 rows = base.filter(folds.trains(fold)), base.filter(folds.validates(fold))
-                yield from _fold(rows, fold, wanted, evaluator, parallelism, keep_models)
+                yield from _fold(rows, fold, ways, evaluator, parallelism, keep_models)
 
 
 @contextmanager

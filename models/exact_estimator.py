@@ -78,25 +78,16 @@ def fits(
             (k, fold) for fold in range(folds.count) for k, way in enumerate(group) if (way.point, fold) not in skip
         ]
         prefix = group[0].prefix
-        stages = range(len(prefix))
         if not any(isinstance(stage, Estimator) for stage in prefix):
             yield from _Group(group, folds, evaluator, parallelism, keep_models, on_pass, refit).fits(
                 reduce(lambda rows, stage: stage.transform(rows), prefix, frame), prefix, todo
             )
-            continue
-        for fold in sorted({fold for _, fold in todo}):
-            rows = frame.filter(folds.trains(fold) | folds.validates(fold))
-            memo: dict[Any, Transformer] = {}
-            of_fold = [pair for pair in todo if pair[1] == fold]
-            started = time.monotonic()
-            try:
-                _, features = any_estimator.advance((rows.filter(folds.trains(fold)), rows), group[0], stages, memo)
-            except FIT_ERRORS as error:
-                yield from _failed(group, of_fold, time.monotonic() - started, error)
-                continue
-            yield from _Group(group, folds, evaluator, parallelism, keep_models, on_pass, None).fits(
-                features, list(memo.values()), of_fold
-            )
+        elif todo:
+            # Every stage that is fitted reads the rows, in every fold.
+            with any_estimator.cached(frame) as base:
+                searched = _Group(group, folds, evaluator, parallelism, keep_models, on_pass, None)
+                for fold in sorted({fold for _, fold in todo}):
+                    yield from searched.fits_of_fold(base, fold, [pair for pair in todo if pair[1] == fold])
 
 
 def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) -> Model | None:
@@ -124,6 +115,19 @@ class _Group:
     keep_models: bool
     on_pass: OnPass | None
     refit: Refit | None
+
+    def fits_of_fold(self, frame: DataFrame, fold: int, todo: Pairs) -> Iterator[Fit]:
+        """Fits of one fold, after the feature stages have been fitted on its training rows."""
+        started = time.monotonic()
+        rows = frame.filter(self.folds.trains(fold) | self.folds.validates(fold))
+        parts = rows.filter(self.folds.trains(fold)), rows
+        way, memo = self.routes[0], dict[Any, Transformer]()
+        try:
+            _, features = any_estimator.advance(parts, way, range(len(way.prefix)), memo)
+        except FIT_ERRORS as error:
+            yield from _failed(self.routes, todo, time.monotonic() - started, error)
+            return
+        yield from self.fits(features, list(memo.values()), todo)
 
     def fits(self, features: DataFrame, fitted: Sequence[Transformer], todo: Pairs) -> Iterator[Fit]:
         """Fits over rows that have gone through the `fitted` feature stages."""

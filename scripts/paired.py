@@ -49,6 +49,21 @@ class Timings:
     def cold(self) -> float:
         return self.peer_cold / self.ours_cold
 
+    def line(
+        self, bench: str, size: dict[str, Any], quality: dict[str, Any], *, ok: bool, **scaling: float
+    ) -> dict[str, Any]:
+        """The line of JSON; `scaling` is added to what the timings say of it."""
+        return {
+            "bench": bench,
+            "size": size,
+            "ours_s": self.ours_s,
+            "peer_s": self.peer_s,
+            "ratio": self.ratio,
+            "scaling": {"cold_ratio": self.cold, "ours_cold_s": self.ours_cold, **scaling, "pairs": len(self.ours)},
+            "quality": quality,
+            "ok": ok,
+        }
+
 
 def take_turns(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> tuple[Timings, Any, Any]:
     """Call both once cold, then `pairs` times in turn; the timings and the last result of each side."""

@@ -90,25 +90,11 @@ def run(
         loose = float(np.max(np.abs(np.subtract(our_model.avgMetrics, peer_model.avgMetrics))))
     larger = evaluator.isLargerBetter()  # asks the JVM
     spark.stop()
-    found = {
-        "bench": name,
-        "size": {"name": given.size, "rows": count, "features": features, "folds": FOLDS, "points": len(grid)},
-        "ours_s": timings.ours_s,
-        "peer_s": timings.peer_s,
-        "ratio": timings.ratio,
-        "scaling": {
-            "cold_ratio": timings.cold,
-            "ours_cold_s": timings.ours_cold,
-            "from_columns_s": from_columns,
-            "pairs": len(timings.ours),
-        },
-        "quality": {
-            "metrics_apart": loose,
-            "same_best": _best(our_model, larger) == _best(peer_model, larger),
-            **strict,
-        },
-        "ok": loose <= 1e-4 and strict["strict_metrics_apart"] <= 1e-6 and strict["strict_coefficients_apart"] <= 1e-6,
-    }
+    size = {"name": given.size, "rows": count, "features": features, "folds": FOLDS, "points": len(grid)}
+    same_best = _best(our_model, larger) == _best(peer_model, larger)
+    quality = {"metrics_apart": loose, "same_best": same_best, **strict}
+    ok = loose <= 1e-4 and strict["strict_metrics_apart"] <= 1e-6 and strict["strict_coefficients_apart"] <= 1e-6
+    found = timings.line(name, size, quality, ok=ok, from_columns_s=from_columns)
     return paired.finish(found, given)
 
 

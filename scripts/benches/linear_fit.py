@@ -31,16 +31,8 @@ def main() -> int:
         mine, theirs = (np.append(model.coefficients.toArray(), model.intercept) for model in (ours, peer))
     spark.stop()
     apart = float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs)))
-    found = {
-        "bench": "linear_fit",
-        "size": {"name": given.size, "rows": count, "features": features},
-        "ours_s": timings.ours_s,
-        "peer_s": timings.peer_s,
-        "ratio": timings.ratio,
-        "scaling": {"cold_ratio": timings.cold, "ours_cold_s": timings.ours_cold, "pairs": len(timings.ours)},
-        "quality": {"coefficients_apart": apart},
-        "ok": apart <= 1e-6,
-    }
+    size = {"name": given.size, "rows": count, "features": features}
+    found = timings.line("linear_fit", size, {"coefficients_apart": apart}, ok=apart <= 1e-6)
     return paired.finish(found, given)
 
 

@@ -82,16 +82,8 @@ def main() -> int:
     timings, mine, theirs = paired.take_turns(lambda: ours.fit(frame), lambda: peer.fit(frame), given.pairs)
     spark.stop()
     apart = float(np.max(np.abs(np.subtract(mine.avgMetrics, theirs.avgMetrics))))
-    found = {
-        "bench": "pipeline_cv",
-        "size": {"name": given.size, "rows": SIZES[given.size], "folds": FOLDS, "points": len(grid)},
-        "ours_s": timings.ours_s,
-        "peer_s": timings.peer_s,
-        "ratio": timings.ratio,
-        "scaling": {"cold_ratio": timings.cold, "ours_cold_s": timings.ours_cold, "pairs": len(timings.ours)},
-        "quality": {"metrics_apart": apart},
-        "ok": apart <= 1e-4,
-    }
+    size = {"name": given.size, "rows": SIZES[given.size], "folds": FOLDS, "points": len(grid)}
+    found = timings.line("pipeline_cv", size, {"metrics_apart": apart}, ok=apart <= 1e-4)
     return paired.finish(found, given)
 
 

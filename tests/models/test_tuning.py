@@ -317,6 +317,7 @@ def test_feature_stages_are_fitted_once_a_fold(points: DataFrame) -> None:
 
 def test_nothing_stays_cached(points: DataFrame, spark: SparkSession) -> None:
     """Also when a fit fails."""
+    points.count()  # the fixture is cached by its first use
     before = spark.sparkContext._jsc.getPersistentRDDs().size()
     pipeline = Pipeline(stages=scaled(threshold=0.5)[2])
     wrong = RegressionEvaluator(labelCol="nowhere")
