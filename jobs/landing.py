@@ -144,7 +144,8 @@ class Landing:
     def relative(self, url: Column, files: Sequence[RawFile]) -> Column:
         """The paths of `files` from the URLs that Spark reports; decoded only where a name needs it."""
         prefix = _spelled(str(self._root.toUri().toString())).rstrip("/") + "/"
-        path = F.substring(url, len(prefix) + 1, 1 << 20)
+        # Encoded, so that every character is a byte: a substring of text would count its way to the place, in every row.
+        path = F.substring(url.cast("binary"), len(prefix) + 1, 1 << 20).cast("string")
         if all(encoded == prefix + path for encoded, path in self.encoded(files).items()):
             return path
         return F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
