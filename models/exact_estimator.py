@@ -1,7 +1,8 @@
 """The exact path of cross-validation: linear and logistic regression, alone or after feature stages, to the optimum of MLlib's objective.
 
-Without feature stages that are fitted, all folds and grid points share the passes over one frame. With them, the stages are
-fitted once a fold by stock code, and the grid points that share them share the passes over that fold's rows.
+All folds and grid points share the passes over one frame: of features, or of a raw design that each fold and setting of the feature
+stages maps to its features (`driver.stages`). Stages that are no such map are fitted once a fold by stock code, and the grid points
+that share them share the passes over that fold's rows.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import reduce
+from operator import or_
 from typing import Any
 
+from pyspark.errors import PySparkException
 from pyspark.ml import Estimator, Model, PipelineModel, Transformer
 from pyspark.ml.evaluation import Evaluator
 from pyspark.sql import DataFrame
@@ -20,9 +24,12 @@ from pyspark.sql import functions as F
 
 from models import any_estimator
 from models.any_estimator import FIT_ERRORS, Fit, Route
-from models.exact.driver import choice, search
+from models.exact.driver import choice, search, stages
+from models.exact.driver.cells import Cells
+from models.exact.driver.maps import Maps
 from models.exact.driver.search import OnPass
 from models.exact.driver.solution import Solution
+from models.exact.driver.stages import NoRecipe, Recipe
 from models.folds import Folds
 
 # The driver holds moments of all pairs of features for each cell: more than this goes the general path.
@@ -73,21 +80,33 @@ def fits(
     refit: Refit | None = None,
 ) -> Generator[Fit]:
     """As `any_estimator.fits`, for routes that `reason_against` has nothing against."""
-    for group in _groups(routes):
-        todo = [
-            (k, fold) for fold in range(folds.count) for k, way in enumerate(group) if (way.point, fold) not in skip
-        ]
-        prefix = group[0].prefix
-        if not any(isinstance(stage, Estimator) for stage in prefix):
-            yield from _Group(group, folds, evaluator, parallelism, keep_models, on_pass, refit).fits(
-                reduce(lambda rows, stage: stage.transform(rows), prefix, frame), prefix, todo
-            )
-        elif todo:
-            # Every stage that is fitted reads the rows, in every fold.
-            with any_estimator.cached(frame) as base:
-                searched = _Group(group, folds, evaluator, parallelism, keep_models, on_pass, None)
-                for fold in sorted({fold for _, fold in todo}):
-                    yield from searched.fits_of_fold(base, fold, [pair for pair in todo if pair[1] == fold])
+
+    def group(members: Sequence[Route], whole: Refit | None) -> tuple[_Group, Pairs]:
+        todo = [(k, f) for f in range(folds.count) for k, way in enumerate(members) if (way.point, f) not in skip]
+        return _Group(members, folds, evaluator, parallelism, keep_models, on_pass, whole), todo
+
+    with ExitStack() as stack:
+        if any(_is_fitted(way) for way in routes):
+            # Every stage that is fitted reads the rows.
+            frame = stack.enter_context(any_estimator.cached(frame))
+        rest = []
+        for members in _alike(routes):
+            searched, todo = group(members, refit)
+            # Of a model in a fold the stages are wanted too: stock code must fit them there.
+            shared = None if keep_models or not todo or not _is_fitted(members[0]) else searched.shared(frame)
+            if shared is None:
+                rest += members
+            else:
+                yield from searched.fits(*shared, todo)
+        for members in _groups(rest):
+            prefix = members[0].prefix
+            searched, todo = group(members, None if _is_fitted(members[0]) else refit)
+            if not _is_fitted(members[0]):
+                features = reduce(lambda rows, stage: stage.transform(rows), prefix, frame)
+                yield from searched.fits(features, None, todo, prefix)
+                continue
+            for fold in sorted({fold for _, fold in todo}):
+                yield from searched.fits_of_fold(frame, fold, [pair for pair in todo if pair[1] == fold])
 
 
 def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) -> Model | None:
@@ -106,7 +125,7 @@ def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) ->
 
 @dataclass(frozen=True)
 class _Group:
-    """Grid points that one search can try: equal feature stages, class and columns."""
+    """Grid points that one search can try: class and columns are equal, and the feature stages are, or have recipes."""
 
     routes: Sequence[Route]
     folds: Folds
@@ -115,6 +134,33 @@ class _Group:
     keep_models: bool
     on_pass: OnPass | None
     refit: Refit | None
+
+    def shared(self, frame: DataFrame) -> tuple[DataFrame, Maps] | None:
+        """The rows with what transformers make of them, and how the fitted stages map them; None where they are no maps."""
+        features = self.routes[0].last.getFeaturesCol()  # type: ignore[union-attr]
+        try:
+            frame = _transformed(self.routes[0], frame)
+            recipes: dict[Any, Recipe] = {}
+            for way in self.routes:
+                if way.keys not in recipes:
+                    fitted = [stage for stage in way.prefix if stages.is_shared(stage)]
+                    recipes[way.keys] = Recipe.of(fitted, features, frame.schema)
+            sources = reduce(or_, (recipe.sources for recipe in recipes.values()))
+            raw = stages.raw_design(frame, sources, lambda name: search.width(frame, name))
+            reason = too_wide(raw.size, self.folds)
+            if reason:
+                raise NoRecipe(reason)
+        except NoRecipe as error:
+            log.info("Feature stages are fitted once a fold: %s.", error)
+            return None
+        learned = {
+            fold: reduce(or_, (stages.surrogates(recipe.stages, rows) for recipe in recipes.values()))
+            for fold, rows in [
+                (None, frame),
+                *((k, frame.filter(self.folds.trains(k))) for k in range(self.folds.count)),
+            ]
+        }
+        return frame, Maps(Cells.of(self.folds), raw, [recipes[way.keys] for way in self.routes], learned)
 
     def fits_of_fold(self, frame: DataFrame, fold: int, todo: Pairs) -> Iterator[Fit]:
         """Fits of one fold, after the feature stages have been fitted on its training rows."""
@@ -127,21 +173,23 @@ class _Group:
         except FIT_ERRORS as error:
             yield from _failed(self.routes, todo, time.monotonic() - started, error)
             return
-        yield from self.fits(features, list(memo.values()), todo)
+        yield from self.fits(features, None, todo, list(memo.values()))
 
-    def fits(self, features: DataFrame, fitted: Sequence[Transformer], todo: Pairs) -> Iterator[Fit]:
-        """Fits over rows that have gone through the `fitted` feature stages."""
+    def fits(
+        self, rows: DataFrame, maps: Maps | None, todo: Pairs, fitted: Sequence[Transformer] = ()
+    ) -> Iterator[Fit]:
+        """Fits over rows that have gone through the `fitted` feature stages, or that `maps` lead to the features."""
         if not todo:
             return
         started = time.monotonic()
         lasts: list[Any] = [way.last for way in self.routes]
         try:
-            reason = too_wide(search.width(features, lasts[0].getFeaturesCol()), self.folds)
+            reason = None if maps else too_wide(search.width(rows, lasts[0].getFeaturesCol()), self.folds)
             if reason:
-                yield from self._general(features, fitted, todo, reason)
+                yield from self._general(rows, fitted, todo, reason)
                 return
             # Workers may hold every slot: nothing else runs in Spark, and no fit is handed over, until they are let go.
-            with search.opened(features, self.folds, lasts, self.evaluator, on_pass=self.on_pass) as opened:
+            with search.opened(rows, self.folds, lasts, self.evaluator, maps=maps, on_pass=self.on_pass) as opened:
                 solutions = opened.folds(todo)
                 best = self._best(todo, solutions)
                 whole = None if best is None else opened.whole(best)
@@ -154,7 +202,9 @@ class _Group:
             model = self._assembled(fitted, search.model_of(way.last, solution)) if self.keep_models else None
             yield Fit(way.point, fold, solution.value, seconds, solver(way), None, model)
         if self.refit is not None and best is not None and whole is not None:
-            self.refit.model = self._assembled(fitted, search.model_of(lasts[best], whole, features))
+            if maps:
+                rows, fitted = _fitted(self.routes[best], rows)
+            self.refit.model = self._assembled(fitted, search.model_of(lasts[best], whole, rows))
 
     def _best(self, todo: Pairs, solutions: Sequence[Solution]) -> int | None:
         """Index of the best grid point, if it is to be fitted on all rows and is one of this group."""
@@ -203,6 +253,46 @@ def solver(way: Route) -> str:
 def _failed(group: Sequence[Route], todo: Pairs, seconds: float, error: Exception) -> Iterator[Fit]:
     for k, fold in todo:
         yield Fit(group[k].point, fold, None, seconds / len(todo), solver(group[k]), error)
+
+
+def _transformed(way: Route, frame: DataFrame) -> DataFrame:
+    """The rows with what stages make of them that no recipe has.
+
+    Raises:
+        NoRecipe: such a stage reads a column that a fitted one makes.
+    """
+    for stage in way.prefix:
+        if not stages.is_shared(stage):
+            try:
+                frame = stage.transform(frame)
+            except PySparkException as error:
+                raise NoRecipe(f"{type(stage).__name__} cannot come first: {error.getCondition()}") from error
+    return frame
+
+
+def _fitted(way: Route, rows: DataFrame) -> tuple[DataFrame, list[Transformer]]:
+    """The features, and all stages fitted, of rows that are `_transformed` already."""
+    fitted = []
+    for stage in way.prefix:
+        model = stage.fit(rows) if isinstance(stage, Estimator) else stage
+        if stages.is_shared(stage):
+            rows = model.transform(rows)
+        fitted.append(model)
+    return rows, fitted
+
+
+def _is_fitted(way: Route) -> bool:
+    """Whether a feature stage is fitted."""
+    return any(isinstance(stage, Estimator) for stage in way.prefix)
+
+
+def _alike(routes: Sequence[Route]) -> list[list[Route]]:
+    """Groups that differ in what fitted stages do, and in nothing else that comes before the last estimator."""
+    groups: dict[Any, list[Route]] = {}
+    for way in routes:
+        plain = tuple(key for stage, key in zip(way.prefix, way.keys, strict=True) if not stages.is_shared(stage))
+        groups.setdefault((_is_fitted(way), plain, type(way.last), _columns(way.last)), []).append(way)
+    return list(groups.values())
 
 
 def _groups(routes: Sequence[Route]) -> list[list[Route]]:

@@ -12,13 +12,16 @@ from pyspark.ml.evaluation import RegressionEvaluator
 from pyspark.ml.regression import LinearRegression
 
 from models.exact.driver import linear_regression, moments, regression_metrics
+from models.exact.driver.affine import Affine
 from models.exact.driver.cells import Cells
+from models.exact.driver.maps import Maps
 from models.exact.driver.moments import Moments
 from models.exact.driver.passes import Passes
 from models.exact.driver.penalty import Penalty
 from models.exact.driver.solution import Solution
 
 Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 class LinearSearch:
@@ -30,32 +33,49 @@ class LinearSearch:
         cells: Cells,
         estimators: Sequence[LinearRegression],
         evaluator: RegressionEvaluator,
+        maps: Maps | None = None,
     ) -> None:
         self._passes = passes
         self._cells = cells
         self._estimators = estimators
         self._evaluator = evaluator
+        self._maps = maps or Maps(cells)
 
     @cached_property
     def _by_cell(self) -> list[Moments | None]:
         return moments.of_replies(self._passes.run("moments", {}), self._cells.count)
 
+    @cached_property
+    def _plain(self) -> list[Moments | None]:
+        """As `_by_cell`, every row counted once: what feature stages, which know no weights, learn from."""
+        if self._maps.are_identities or not is_weighted(self._estimators[0]):
+            return self._by_cell
+        return moments.of_replies(self._passes.run("moments", {"weighted": False}), self._cells.count)
+
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
+        shared: dict[Any, list[tuple[int, int]]] = {}
+        for point, fold in pairs:
+            shared.setdefault((fold, self._maps.setting(point)), []).append((point, fold))
         found = {}
-        for number in sorted({fold for _, fold in pairs}):
-            points = [point for point, fold in pairs if fold == number]
-            coefficients, intercepts = self._fitted(moments.total(self._by_cell, self._cells.trains[number]), points)
-            values = self._measured(number, coefficients, intercepts)
-            for m, point in enumerate(points):
-                found[point, number] = Solution(coefficients[m : m + 1], intercepts[m : m + 1], float(values[m]))
+        for alike in shared.values():
+            points, fold = [point for point, _ in alike], alike[0][1]
+            design = self._maps.of(points[0], fold, self._plain)
+            coefficients, intercepts = self._fitted(self._features(self._cells.trains[fold], design), points)
+            values = self._measured(fold, design, coefficients, intercepts)
+            for m, pair in enumerate(alike):
+                found[pair] = Solution(coefficients[m : m + 1], intercepts[m : m + 1], float(values[m]))
         return [found[pair] for pair in pairs]
 
     def whole(self, point: int) -> Solution:
         """The model of a grid point on all rows; no pass is needed for it."""
-        everything = np.ones(self._cells.count, dtype=bool)
-        coefficients, intercepts = self._fitted(moments.total(self._by_cell, everything), [point])
+        design = self._maps.of(point, None, self._plain)
+        coefficients, intercepts = self._fitted(self._features(self._maps.trains(None), design), [point])
         return Solution(coefficients, intercepts, None)
+
+    def _features(self, cells: Flags, design: Affine) -> Moments:
+        """Moments of the features in some cells."""
+        return moments.total(self._by_cell, cells).mapped(design)
 
     def _fitted(self, rows: Moments, points: Sequence[int]) -> tuple[Doubles, Doubles]:
         features = len(rows.mean) - 1
@@ -67,12 +87,12 @@ class LinearSearch:
             coefficients[at], intercepts[at] = linear_regression.fit(rows, penalties, unbiased_std=kind)
         return coefficients, intercepts
 
-    def _measured(self, number: int, coefficients: Doubles, intercepts: Doubles) -> Doubles:
+    def _measured(self, fold: int, design: Affine, coefficients: Doubles, intercepts: Doubles) -> Doubles:
         """Metrics (M) from moments, and from a scoring pass where these do not tell."""
         metric: Any = self._evaluator.getMetricName()
         through_origin = self._evaluator.getThroughOrigin()
-        validates = self._cells.validates[number]
-        rows = moments.total(self._by_cell, validates)
+        validates = self._cells.validates[fold]
+        rows = self._features(validates, design)
         values, sound = np.empty(len(intercepts)), np.zeros(len(intercepts), dtype=bool)
         if metric != "mae":
             values, sound = regression_metrics.from_moments(
@@ -80,8 +100,8 @@ class LinearSearch:
             )
         rest = np.flatnonzero(~sound)
         if len(rest):
-            weights = np.vstack([coefficients[rest].T, intercepts[rest]])
-            asked = {"weights": weights, "validates": np.tile(validates, (len(rest), 1))}
+            each = [design.weights(coefficients[m : m + 1], intercepts[m : m + 1]) for m in rest]
+            asked = {"weights": np.hstack(each), "validates": np.tile(validates, (len(rest), 1))}
             values[rest] = regression_metrics.scored(
                 self._passes, [rows] * len(rest), asked, metric, through_origin=through_origin
             )
@@ -96,6 +116,11 @@ def penalty_of(estimator: Any) -> Penalty:
         estimator.getFitIntercept(),
         estimator.getStandardization(),
     )
+
+
+def is_weighted(estimator: Any) -> bool:
+    """Whether rows have weights."""
+    return bool(estimator.isDefined("weightCol") and estimator.getWeightCol())
 
 
 def _is_iterative(estimator: LinearRegression, features: int) -> bool:

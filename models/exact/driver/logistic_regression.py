@@ -10,7 +10,7 @@ one; intercepts are free. Source: Spark's LogisticRegression.scala, and its aggr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Problem:
         design: features from the raw design as the workers hold it. Problems of one fold share the object.
         std: (p), features' unbiased standard deviations over the training rows, exactly 0 where a feature is constant.
         class_weights: (classes), weight of the training rows of each class.
+        setting: equal for problems whose features are made alike: one starts where another of its setting and penalty ended.
     """
 
     trains: Flags
@@ -51,6 +52,7 @@ class Problem:
     std: Floats
     class_weights: Floats
     family: Family = "binomial"
+    setting: Hashable = None
 
     def __post_init__(self) -> None:
         if self.family == "binomial" and len(self.class_weights) > 2:
@@ -145,20 +147,20 @@ def _starts(
     stride = rows // max(SAMPLE, 20 * max(len(start) for start in starts))
     if stride < 2:
         return starts
-    first: dict[Penalty, int] = {}
+    first: dict[tuple[Penalty, Hashable], int] = {}
     for number, problem in enumerate(problems):
-        first.setdefault(problem.penalty, number)
+        first.setdefault((problem.penalty, problem.setting), number)
     everything = np.any([problem.trains for problem in problems], axis=0)
     sampled = {
-        penalty: Iterate(
-            Scaled(everything, penalty, problems[k].design, problems[k].std, problems[k].rows), starts[k], penalty
+        key: Iterate(
+            Scaled(everything, key[0], problems[k].design, problems[k].std, problems[k].rows), starts[k], key[0]
         )
-        for penalty, k in first.items()
+        for key, k in first.items()
     }
     sample = Likelihood(likelihood.passes, likelihood.rows, likelihood.cells, stride)
     minimise(sample, list(sampled.values()), separated=_separated(rows // stride), goal=SAMPLE_STEP)
     for number, (problem, scaled) in enumerate(zip(problems, all_scaled, strict=True)):
-        found = sampled[problem.penalty]
+        found = sampled[problem.penalty, problem.setting]
         if found.converged and len(problem.std) == len(found.scaled.std):
             starts[number] = scaled.theta(*found.scaled.solution(found.x))
     return starts

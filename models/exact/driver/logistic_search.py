@@ -17,8 +17,9 @@ from models.exact.driver.affine import Affine
 from models.exact.driver.areas import areas
 from models.exact.driver.cells import Cells
 from models.exact.driver.classification_metrics import Confusions
-from models.exact.driver.linear_search import penalty_of
+from models.exact.driver.linear_search import is_weighted, penalty_of
 from models.exact.driver.logistic_regression import LogisticFit, Problem
+from models.exact.driver.maps import Maps
 from models.exact.driver.moments import Moments
 from models.exact.driver.passes import Passes
 from models.exact.driver.solution import Solution
@@ -36,16 +37,34 @@ class _Rows:
     """What is known of the rows before the first fit.
 
     Attributes:
-        by_cell: moments of the features.
+        by_cell: moments of the raw design.
+        plain: the same, every row counted once: what feature stages, which know no weights, learn from.
         class_weights: (C, L).
         counts: (C), rows.
-        design: features from the columns as the workers hold them, centred and scaled.
+        shift, scale: (Q), of the raw design as workers hold it from here on: dense columns centred and scaled.
     """
 
     by_cell: list[Moments | None]
+    plain: list[Moments | None]
     class_weights: Doubles
     counts: Doubles
+    shift: Doubles
+    scale: Doubles
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What models of equal features share on the training rows of a fold, or on all rows.
+
+    Attributes:
+        design: the features from the raw design as workers hold it.
+        std: (p), unbiased.
+        class_weights: (classes).
+    """
+
     design: Affine
+    std: Doubles
+    class_weights: Doubles
 
 
 class LogisticSearch:
@@ -58,42 +77,60 @@ class LogisticSearch:
         estimators: Sequence[LogisticRegression],
         evaluator: Evaluator,
         *,
+        maps: Maps | None = None,
         on_pass: Callable[[int, int], None] | None = None,
     ) -> None:
         self._passes = passes
         self._cells = cells
         self._estimators = estimators
         self._evaluator: Any = evaluator
+        self._maps = maps or Maps(cells)
         self._on_pass = on_pass
+        self._parts: dict[Any, _Part] = {}
 
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
-        fits = self._fitted([(point, self._cells.trains[fold]) for point, fold in pairs])
+        fits = self._fitted(pairs)
+        designs = [self._part(point, fold).design for point, fold in pairs]
+        weights = [d.weights(fit.coefficients, fit.intercepts) for d, fit in zip(designs, fits, strict=True)]
         validates = self._cells.validates[[fold for _, fold in pairs]]
         found: dict[int, Solution] = {}
         # Binomial and multinomial models (where the grid is over the family) are measured apart, and so are other thresholds.
         alike: dict[Any, list[int]] = {}
         for number, (point, _) in enumerate(pairs):
-            alike.setdefault((fits[number].coefficients.shape[0], self._thresholds(point)), []).append(number)
+            alike.setdefault((weights[number].shape[1], self._thresholds(point)), []).append(number)
         for (_, thresholds), numbers in alike.items():
-            values = self._measured([fits[k] for k in numbers], validates[numbers], thresholds)
+            together = np.stack([weights[k] for k in numbers], axis=-1)
+            values = self._measured(together, validates[numbers], thresholds)
             found |= {k: self._solution(fits[k], float(v)) for k, v in zip(numbers, values, strict=True)}
         return [found[number] for number in range(len(pairs))]
 
     def whole(self, point: int) -> Solution:
         """The model of a grid point on all rows."""
-        return self._solution(self._fitted([(point, np.ones(self._cells.count, dtype=bool))])[0], None)
+        return self._solution(self._fitted([(point, None)])[0], None)
 
     @cached_property
     def _rows(self) -> _Rows:
-        """Two light passes; workers' columns are centred and scaled from here on."""
-        by_cell = moments.of_replies(self._passes.run("moments", {}), self._cells.count)
+        """Light passes; workers' columns are centred and scaled from here on."""
+        by_cell = plain = moments.of_replies(self._passes.run("moments", {}), self._cells.count)
+        if not self._maps.are_identities and is_weighted(self._estimators[0]):
+            plain = moments.of_replies(self._passes.run("moments", {"weighted": False}), self._cells.count)
         class_weights, counts = self._classes()
-        everything = moments.total(by_cell, np.ones(self._cells.count, dtype=bool))
-        shift, scale = everything.mean[:-1], everything.std(unbiased=False)[:-1]
+        everything = moments.total(by_cell, self._maps.trains(None))
+        dense = len(everything.mean) - 1 - self._maps.onehot
+        shift, scale = everything.mean[:-1].copy(), everything.std(unbiased=False)[:-1]
+        shift[dense:], scale[dense:] = 0.0, 1.0
         scale = np.where(scale > 0, scale, 1.0)
-        self._passes.run("set_centred", {"shift": shift, "scale": scale})
-        return _Rows(by_cell, class_weights, counts, Affine().of_centred(shift, scale))
+        self._passes.run("set_centred", {"shift": shift[:dense], "scale": scale[:dense]})
+        return _Rows(by_cell, plain, class_weights, counts, shift, scale)
+
+    def _part(self, point: int, fold: int | None) -> _Part:
+        rows, key = self._rows, (self._maps.setting(point), fold)
+        if key not in self._parts:
+            trains, features = self._maps.trains(fold), self._maps.of(point, fold, rows.plain)
+            std = moments.total(rows.by_cell, trains).mapped(features).std(unbiased=True)[:-1]
+            self._parts[key] = _Part(features.of_centred(rows.shift, rows.scale), std, self._classes_of(trains))
+        return self._parts[key]
 
     def _classes(self) -> tuple[Doubles, Doubles]:
         """Weight of each class (C, L) and rows (C) by cell.
@@ -117,21 +154,17 @@ class LogisticSearch:
             counts[reply["cells"]] += reply["rows"]
         return weights, counts
 
-    def _fitted(self, models: Sequence[tuple[int, Flags]]) -> list[LogisticFit]:
-        """One fit for each (point, cells that train)."""
-        rows, parts = self._rows, {}
-        for _, trains in models:
-            if trains.tobytes() not in parts:
-                std = moments.total(rows.by_cell, trains).std(unbiased=True)[:-1]
-                parts[trains.tobytes()] = std, self._classes_of(trains)
+    def _fitted(self, models: Sequence[tuple[int, int | None]]) -> list[LogisticFit]:
+        """One fit for each (point, fold), None for all rows."""
         problems = []
-        for point, trains in models:
-            std, class_weights = parts[trains.tobytes()]
-            family = logistic_regression.family_of(self._estimators[point].getFamily(), len(class_weights))
-            problems.append(
-                Problem(trains, penalty_of(self._estimators[point]), rows.design, std, class_weights, family)
-            )
-        return logistic_regression.fit(self._passes, problems, rows=int(rows.counts.sum()), on_pass=self._on_pass)
+        for point, fold in models:
+            part = self._part(point, fold)
+            family = logistic_regression.family_of(self._estimators[point].getFamily(), len(part.class_weights))
+            penalty, trains = penalty_of(self._estimators[point]), self._maps.trains(fold)
+            setting = self._maps.setting(point)
+            problems.append(Problem(trains, penalty, part.design, part.std, part.class_weights, family, setting))
+        rows = int(self._rows.counts.sum())
+        return logistic_regression.fit(self._passes, problems, rows=rows, on_pass=self._on_pass)
 
     def _classes_of(self, trains: Flags) -> Doubles:
         """Weight of each class in training rows, up to the largest that they have: MLlib takes the number of classes from them."""
@@ -153,10 +186,8 @@ class LogisticSearch:
             return 1 - estimator.getThreshold(), estimator.getThreshold()
         return ()
 
-    def _measured(self, fits: Sequence[LogisticFit], validates: Flags, thresholds: tuple[float, ...]) -> Doubles:
-        """The evaluator's metric (M) of models with equally many rows of coefficients."""
-        rows = self._rows
-        weights = np.stack([rows.design.weights(fit.coefficients, fit.intercepts) for fit in fits], axis=-1)
+    def _measured(self, weights: Doubles, validates: Flags, thresholds: tuple[float, ...]) -> Doubles:
+        """The evaluator's metric (M) of models with equally many rows of coefficients: weights (Q + 1, K, M)."""
         weighted = bool(self._evaluator.isDefined("weightCol") and self._evaluator.getWeightCol())
         if isinstance(self._evaluator, BinaryClassificationEvaluator):
             if weights.shape[1] > 1:
@@ -164,7 +195,7 @@ class LogisticSearch:
                     f"{self._evaluator.getMetricName()} is a metric of binary labels, and the models are multinomial; use a"
                     " MulticlassClassificationEvaluator."
                 )
-            most = int(max(rows.counts[part].sum() for part in validates))
+            most = int(max(self._rows.counts[part].sum() for part in validates))
             found = areas(self._passes, weights[:, 0, :], validates, rows=most, weighted=weighted)
             return found.roc if self._evaluator.getMetricName() == "areaUnderROC" else found.pr
         confusions = self._confusions(weights, validates, thresholds, weighted)

@@ -10,14 +10,16 @@ from pyspark.ml import Estimator, Model
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.linalg import VectorUDT
 from pyspark.ml.regression import LinearRegression
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from models.exact.driver import native
 from models.exact.driver.cells import Cells
-from models.exact.driver.linear_search import LinearSearch
+from models.exact.driver.linear_search import LinearSearch, is_weighted
 from models.exact.driver.logistic_search import LogisticSearch
+from models.exact.driver.maps import Maps
 from models.exact.driver.solution import Solution
+from models.exact.driver.stages import RawDesign
 from models.exact.driver.workers import Design, open_passes, vector_values
 from models.folds import Folds
 from transforms.errors import ModelError
@@ -44,6 +46,7 @@ def opened(
     estimators: Sequence[Estimator[Any]],
     evaluator: Evaluator | None,
     *,
+    maps: Maps | None = None,
     on_pass: OnPass | None = None,
 ) -> Iterator[Search]:
     """A search whose workers are let go at the end.
@@ -52,16 +55,19 @@ def opened(
         frame: features, label, weight and the fold columns.
         estimators: one for each grid point, all of one class and with the same columns.
         evaluator: None where only models of all rows are wanted.
+        maps: from a raw design to the features; without, the estimators' column has the features.
         on_pass: called after each pass with its number and how many models still move.
     """
     first: Any = estimators[0]
     cells = Cells.of(folds)
     is_linear = isinstance(first, LinearRegression)
-    with open_passes(frame, cells, _design(frame, first), several=not is_linear) as passes:
+    raw = maps.raw if maps else None
+    frame, design = _design(frame, first) if raw is None else _raw_design(frame, first, raw)
+    with open_passes(frame, cells, design, several=not is_linear) as passes:
         if is_linear:
-            yield LinearSearch(passes, cells, estimators, evaluator)  # type: ignore[arg-type]
+            yield LinearSearch(passes, cells, estimators, evaluator, maps)  # type: ignore[arg-type]
         else:
-            yield LogisticSearch(passes, cells, estimators, evaluator, on_pass=on_pass)  # type: ignore[arg-type]
+            yield LogisticSearch(passes, cells, estimators, evaluator, maps=maps, on_pass=on_pass)  # type: ignore[arg-type]
 
 
 def model_of(estimator: Any, solution: Solution, training: DataFrame | None = None) -> Model:
@@ -95,12 +101,24 @@ def width(frame: DataFrame, features: str) -> int:
     return int(row[0].size)
 
 
-def _design(frame: DataFrame, estimator: Any) -> Design:
-    features, label = estimator.getFeaturesCol(), estimator.getLabelCol()
+def _design(frame: DataFrame, estimator: Any) -> tuple[DataFrame, Design]:
+    """The frame, and its features as they are."""
+    features = estimator.getFeaturesCol()
     if not isinstance(frame.schema[features].dataType, VectorUDT):
         found = frame.schema[features].dataType.simpleString()
         raise ModelError(f"Column '{features}' is {found}; expected a vector: assemble the features first.")
-    weight = estimator.getWeightCol() if estimator.isDefined("weightCol") and estimator.getWeightCol() else None
-    return Design(
-        vector_values(F.col(features)), F.col(label).cast("double"), F.col(weight).cast("double") if weight else None
-    )
+    label, weight = _label(estimator)
+    return frame, Design(vector_values(F.col(features)), label, weight)
+
+
+def _raw_design(frame: DataFrame, estimator: Any, raw: RawDesign) -> tuple[DataFrame, Design]:
+    """The frame with codes, and what features are made of."""
+    frame, codes, levels = raw.with_codes(frame)
+    label, weight = _label(estimator)
+    return frame, Design(raw.dense, label, weight, codes, levels)
+
+
+def _label(estimator: Any) -> tuple[Column, Column | None]:
+    """Label and weight."""
+    weight = F.col(estimator.getWeightCol()).cast("double") if is_weighted(estimator) else None
+    return F.col(estimator.getLabelCol()).cast("double"), weight
