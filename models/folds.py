@@ -63,25 +63,26 @@ class Folds:
         if not isinstance(frame.schema[self.column].dataType, IntegralType):
             found = frame.schema[self.column].dataType.simpleString()
             raise ModelError(f"Column '{self.column}' is {found}; expected whole fold numbers: cast it to int.")
-        problems = self._problems(self._cells(frame))
+        problems = self._problems(frame, self._cells(frame))
         if problems:
             raise ModelError(problems)
 
     def _cells(self, frame: DataFrame) -> list[Row]:
         fold = F.col(self.column)
         # All numbers out of range make one group, so that a wrong column does not bring its every value to the driver.
-        group = F.when(fold.between(-1, self.count - 1), fold).alias("fold")
+        group = F.when(self._in_range(), fold).alias("fold")
         train_from = F.col(self.train_from).cast("int") if self.train_from else F.lit(None).cast("int")
-        example = F.min(F.coalesce(fold.cast("string"), F.lit("null"))).alias("example")
-        return (
-            frame.groupBy(group, train_from.alias("train_from")).agg(F.count(F.lit(1)).alias("rows"), example).collect()
-        )
+        return frame.select(group, train_from.alias("train_from")).distinct().collect()
 
-    def _problems(self, cells: list[Row]) -> list[str]:
-        wrong = sorted(cell["example"] for cell in cells if cell["fold"] is None)
-        if wrong:
+    def _in_range(self) -> Column:
+        return F.col(self.column).between(-1, self.count - 1)
+
+    def _problems(self, frame: DataFrame, cells: list[Row]) -> list[str]:
+        if any(cell["fold"] is None for cell in cells):
+            wrong = frame.filter(~F.coalesce(self._in_range(), F.lit(False)))
+            example = wrong.agg(F.min(F.coalesce(F.col(self.column).cast("string"), F.lit("null")))).collect()[0][0]
             expected = f"[0, {self.count}), or -1 for a row that no fold validates"
-            return [f"Fold number must be in range {expected}, but got {wrong[0]} in column '{self.column}'."]
+            return [f"Fold number must be in range {expected}, but got {example} in column '{self.column}'."]
         if self.scheme == "earlier" and any(
             c["train_from"] is not None and 0 <= c["train_from"] <= c["fold"] for c in cells
         ):

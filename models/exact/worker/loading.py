@@ -109,7 +109,7 @@ class _Reader:
                 f"Column '{name}' is null in {column.null_count} rows of one batch; expected a list of numbers in each: drop them"
                 " before the fit."
             )
-        lengths = np.diff(column.offsets.to_numpy())
+        lengths = np.diff(_values(column.offsets))
         known = self.lengths[name]
         self.lengths[name] = expected = int(lengths[0]) if known is None else known
         if not (lengths == expected).all():
@@ -121,7 +121,7 @@ class _Reader:
 
     def _checked(self, name: str, column: pa.Array, shape: tuple[int, int]) -> Array:
         """The elements as a matrix, without copying; what is missing is counted by column."""
-        matrix: Array = column.to_numpy(zero_copy_only=False).reshape(shape)
+        matrix = _values(column).reshape(shape)
         # One sum tells whether any is missing: NaN passes through it (and infinities may make one: look closer).
         with np.errstate(invalid="ignore", over="ignore"):
             suspicious = column.null_count or (matrix.dtype.kind == "f" and np.isnan(matrix.sum()))
@@ -129,6 +129,12 @@ class _Reader:
             counts = np.isnan(matrix.astype(np.float64)).sum(axis=0)
             self.missing[name] = self.missing.get(name, 0) + counts
         return matrix
+
+
+def _values(column: pa.Array) -> Array:
+    """The elements, not copied unless some are null. (`to_numpy` alone would import pandas: a new worker takes a second for it.)"""
+    values: Array = column.to_numpy(zero_copy_only=False) if column.null_count else np.from_dlpack(column)
+    return values
 
 
 def _by_cell(batch: Batch) -> Iterator[tuple[int, Array]]:
