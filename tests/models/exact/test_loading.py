@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.exact import task
 from models.exact.worker.blocks import Blocks
 from models.exact.worker.loading import InputFailed, load
 from models.exact.worker.memory import budget
@@ -187,3 +190,30 @@ def test_the_budget_is_shared_and_below_the_machine() -> None:
 
     assert 0 < alone <= machine // 2
     assert four == pytest.approx(alone / 4, rel=0.1)
+
+
+def test_a_new_worker_does_not_import_pandas(tmp_path: Path) -> None:
+    """Neither to read rows nor to answer: it would take as long as the whole search of a linear model."""
+    file = tmp_path / "rows.arrow"
+    first, *others = batches(rows(30, 3, 1), 10, 20)
+    with pa.ipc.new_stream(file, first.schema) as stream:
+        for batch in (first, *others):
+            stream.write_batch(batch)
+    code = """
+import sys
+import pyarrow as pa
+from models.exact import task
+from models.exact.worker.answers import Rows
+from models.exact.worker.loading import load
+rows = Rows(lambda: load(pa.ipc.open_stream(sys.argv[1]), (4,), None, "."))
+rows.answer("moments", {})
+task._row(0, b"reply")
+print("pandas" in sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+def test_the_row_of_a_reply() -> None:
+    row = task._row(3, b"reply")
+    assert row.to_pylist() == [{"worker": 3, "answer": b"reply"}]
