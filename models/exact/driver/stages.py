@@ -165,8 +165,7 @@ class Recipe:
                 raise NoRecipe(f"{type(stage).__name__} {reason}")
             read = [name for name in inputs_of(stage) if name not in made]
             sources |= _sources(read, schema, is_imputed=isinstance(stage, Imputer))
-            for place, name in enumerate(outputs_of(stage)):
-                made[name] = _made(stage, inputs, place)
+            made |= dict.fromkeys(outputs_of(stage), _made(stage, inputs))
         if made.get(features, (NUMBER, False))[0] not in _SCALED:
             raise NoRecipe(f"no stage that is fitted leads to '{features}'")
         return cls(tuple(stages), features, sources)
@@ -326,7 +325,7 @@ def _source(name: str, schema: StructType) -> tuple[int, bool]:
     raise NoRecipe(f"column '{name}' is {kind.simpleString() if kind else 'absent'}")
 
 
-def _made(stage: Any, inputs: Inputs, place: int) -> tuple[int, bool]:
+def _made(stage: Any, inputs: Inputs) -> tuple[int, bool]:
     if isinstance(stage, Imputer):
         return IMPUTED, False
     if isinstance(stage, StringIndexer):

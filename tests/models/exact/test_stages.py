@@ -143,6 +143,21 @@ def test_vectors_of_the_frame_are_scaled_in_each_fold(people: DataFrame) -> None
     assert_same(ours, theirs, frame, "probability")
 
 
+def test_levels_that_are_all_known(people: DataFrame) -> None:
+    """The default `handleInvalid="error"`: no level for unknown values, and encoders drop the rarest one."""
+    encoder = OneHotEncoder(inputCol="index", outputCol="kinds")
+    stages = [
+        StringIndexer(inputCol="kind", outputCol="index"),
+        encoder,
+        VectorAssembler(inputCols=["kinds", "c", "index"], outputCol="features"),
+        LogisticRegression(labelCol="flag", regParam=0.1),
+    ]
+    grid = ParamGridBuilder().addGrid(encoder.dropLast, [False, True]).build()
+    evaluator = BinaryClassificationEvaluator(labelCol="flag", numBins=0)
+    ours, theirs = both(people, Pipeline(stages=stages), grid, evaluator)
+    assert_same(ours, theirs, people, "probability")
+
+
 def test_a_level_that_only_validation_rows_have_is_an_error(people: DataFrame) -> None:
     """Stock fails as well, in the middle of a job."""
     stages = [
