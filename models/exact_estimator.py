@@ -92,8 +92,7 @@ def fits(
         rest = []
         for members in _alike(routes):
             searched, todo = group(members, refit)
-            # Of a model in a fold the stages are wanted too: stock code must fit them there.
-            shared = None if keep_models or not todo or not _is_fitted(members[0]) else searched.shared(frame)
+            shared = searched.shared(frame) if todo and _is_fitted(members[0]) else None
             if shared is None:
                 rest += members
             else:
@@ -150,16 +149,17 @@ class _Group:
             reason = too_wide(raw.size, self.folds)
             if reason:
                 raise NoRecipe(reason)
-        except NoRecipe as error:
+            learned = {
+                fold: reduce(or_, (stages.surrogates(recipe.stages, rows) for recipe in recipes.values()))
+                for fold, rows in [
+                    (None, frame),
+                    *((k, frame.filter(self.folds.trains(k))) for k in range(self.folds.count)),
+                ]
+            }
+        except (NoRecipe, *FIT_ERRORS) as error:
+            # What fails here fails in its fold as well, where it is that fold's error.
             log.info("Feature stages are fitted once a fold: %s.", error)
             return None
-        learned = {
-            fold: reduce(or_, (stages.surrogates(recipe.stages, rows) for recipe in recipes.values()))
-            for fold, rows in [
-                (None, frame),
-                *((k, frame.filter(self.folds.trains(k))) for k in range(self.folds.count)),
-            ]
-        }
         return frame, Maps(Cells.of(self.folds), raw, [recipes[way.keys] for way in self.routes], learned)
 
     def fits_of_fold(self, frame: DataFrame, fold: int, todo: Pairs) -> Iterator[Fit]:
@@ -197,9 +197,14 @@ class _Group:
             yield from _failed(self.routes, todo, time.monotonic() - started, error)
             return
         seconds = (time.monotonic() - started) / len(todo)
+        of_part: dict[Any, Sequence[Transformer]] = {}
         for (k, fold), solution in zip(todo, solutions, strict=True):
-            way = self.routes[k]
-            model = self._assembled(fitted, search.model_of(way.last, solution)) if self.keep_models else None
+            way, model = self.routes[k], None
+            if self.keep_models:
+                if maps and (way.keys, fold) not in of_part:
+                    of_part[way.keys, fold] = _fitted(way, rows.filter(self.folds.trains(fold)))[1]
+                before = of_part[way.keys, fold] if maps else fitted
+                model = self._assembled(before, search.model_of(way.last, solution))
             yield Fit(way.point, fold, solution.value, seconds, solver(way), None, model)
         if self.refit is not None and best is not None and whole is not None:
             if maps:

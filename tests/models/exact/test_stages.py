@@ -143,6 +143,29 @@ def test_vectors_of_the_frame_are_scaled_in_each_fold(people: DataFrame) -> None
     assert_same(ours, theirs, frame, "probability")
 
 
+def test_models_of_folds_are_whole_pipelines(people: DataFrame) -> None:
+    """With `collectSubModels`, each with the stages of its fold."""
+    estimator, stages = pipeline(LogisticRegression(labelCol="flag", regParam=0.1))
+    grid = ParamGridBuilder().addGrid(stages["standard"].withMean, [False, True]).build()
+    shared: dict[str, Any] = {
+        "estimator": estimator, "estimatorParamMaps": grid, "numFolds": FOLDS, "foldCol": "fold", "collectSubModels": True,
+        "evaluator": BinaryClassificationEvaluator(labelCol="flag", numBins=0),
+    }  # fmt: skip
+    tight = estimator.copy()
+    tight.getStages()[-1]._set(tol=1e-12, maxIter=300)
+    ours, theirs = (
+        CrossValidator(**shared).fit(people),
+        StockCrossValidator(**{**shared, "estimator": tight}).fit(people),
+    )
+    for fold in range(FOLDS):
+        for mine, other in zip(ours.subModels[fold], theirs.subModels[fold], strict=True):
+            probabilities = [
+                np.array([row[0] for row in model.transform(people.orderBy("value")).select("probability").collect()])
+                for model in (mine, other)
+            ]
+            np.testing.assert_allclose(*probabilities, atol=1e-6)
+
+
 def test_levels_that_are_all_known(people: DataFrame) -> None:
     """The default `handleInvalid="error"`: no level for unknown values, and encoders drop the rarest one."""
     encoder = OneHotEncoder(inputCol="index", outputCol="kinds")
