@@ -27,9 +27,10 @@ from models.any_estimator import FIT_ERRORS, Fit, Route
 from models.exact.driver import choice, search, stages
 from models.exact.driver.cells import Cells
 from models.exact.driver.maps import Maps
+from models.exact.driver.raw_design import NoRecipe, raw_design
 from models.exact.driver.search import OnPass
 from models.exact.driver.solution import Solution
-from models.exact.driver.stages import NoRecipe, Recipe
+from models.exact.driver.stages import Recipe
 from models.folds import Folds
 
 # The driver holds moments of all pairs of features for each cell: more than this goes the general path.
@@ -145,7 +146,7 @@ class _Group:
                     fitted = [stage for stage in way.prefix if stages.is_shared(stage)]
                     recipes[way.keys] = Recipe.of(fitted, features, frame.schema)
             sources = reduce(or_, (recipe.sources for recipe in recipes.values()))
-            raw = stages.raw_design(frame, sources, lambda name: search.width(frame, name))
+            raw = raw_design(frame, sources, lambda name: search.width(frame, name))
             reason = too_wide(raw.size, self.folds)
             if reason:
                 raise NoRecipe(reason)

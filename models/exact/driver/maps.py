@@ -11,7 +11,8 @@ from models.exact.driver import moments
 from models.exact.driver.affine import Affine
 from models.exact.driver.cells import Cells, Flags
 from models.exact.driver.moments import Moments
-from models.exact.driver.stages import Part, RawDesign, Recipe, Surrogates
+from models.exact.driver.raw_design import RawDesign
+from models.exact.driver.stages import Part, Recipe, Surrogates
 
 IDENTITY = Affine()
 

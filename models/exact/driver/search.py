@@ -18,8 +18,8 @@ from models.exact.driver.cells import Cells
 from models.exact.driver.linear_search import LinearSearch, is_weighted
 from models.exact.driver.logistic_search import LogisticSearch
 from models.exact.driver.maps import Maps
+from models.exact.driver.raw_design import RawDesign
 from models.exact.driver.solution import Solution
-from models.exact.driver.stages import RawDesign
 from models.exact.driver.workers import Design, open_passes, vector_values
 from models.folds import Folds
 from transforms.errors import ModelError

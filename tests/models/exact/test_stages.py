@@ -26,7 +26,8 @@ from pyspark.ml.tuning import CrossValidator as StockCrossValidator
 from pyspark.ml.tuning import ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
 
-from models.exact.driver.stages import NoRecipe, Recipe
+from models.exact.driver.raw_design import NoRecipe
+from models.exact.driver.stages import Recipe
 from models.tuning import CrossValidator
 from transforms.errors import ModelError
 
