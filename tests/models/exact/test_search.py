@@ -20,16 +20,15 @@ from pyspark.ml.evaluation import (
 from pyspark.ml.feature import Imputer, OneHotEncoder, StandardScaler, StringIndexer, VectorAssembler
 from pyspark.ml.linalg import Vectors
 from pyspark.ml.regression import LinearRegression
-from pyspark.ml.tuning import CrossValidator as StockCrossValidator
 from pyspark.ml.tuning import ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
 
 from models.exact.driver import choice
 from models.folds import Folds
 from models.tuning import CrossValidator, Search, tune
+from tests.models.exact.against_stock import FOLDS, both
 from transforms.errors import ModelError
 
-FOLDS = 2
 SETTINGS = settings(
     max_examples=2,
     deadline=None,
@@ -71,19 +70,6 @@ def solvers(frame: DataFrame, estimator: Any, grid: Sequence[Any], evaluator: Ev
         estimator=estimator, estimatorParamMaps=list(grid), evaluator=evaluator, foldCol="fold", numFolds=FOLDS
     ).plan(frame)
     return {fit.solver for fit in planned}
-
-
-def both(frame: DataFrame, estimator: Any, grid: Sequence[Any], evaluator: Evaluator) -> tuple[Any, Any]:
-    """Our validator, and stock with the last stage at a tolerance that leaves nothing to wish for."""
-    shared: dict[str, Any] = {
-        "estimatorParamMaps": list(grid), "evaluator": evaluator, "foldCol": "fold", "numFolds": FOLDS, "parallelism": 2,
-    }  # fmt: skip
-    tight = estimator.copy()
-    last = tight.getStages()[-1] if isinstance(tight, Pipeline) else tight
-    last._set(tol=1e-12, maxIter=300)
-    return CrossValidator(estimator=estimator, **shared).fit(frame), StockCrossValidator(estimator=tight, **shared).fit(
-        frame
-    )
 
 
 def weights(model: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -29,9 +29,8 @@ from pyspark.sql import DataFrame, SparkSession
 from models.exact.driver.raw_design import NoRecipe
 from models.exact.driver.stages import Recipe
 from models.tuning import CrossValidator
+from tests.models.exact.against_stock import FOLDS, both
 from transforms.errors import ModelError
-
-FOLDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +76,6 @@ def pipeline(last: Any) -> tuple[Pipeline, dict[str, Any]]:
         "last": last,
     }
     return Pipeline(stages=list(stages.values())), stages
-
-
-def both(frame: DataFrame, estimator: Pipeline, grid: Any, evaluator: Any) -> tuple[Any, Any]:
-    """Ours, and stock to a tight tolerance."""
-    shared: dict[str, Any] = {
-        "estimatorParamMaps": grid, "evaluator": evaluator, "foldCol": "fold", "numFolds": FOLDS, "parallelism": 2,
-    }  # fmt: skip
-    tight = estimator.copy()
-    tight.getStages()[-1]._set(tol=1e-12, maxIter=300)
-    return CrossValidator(estimator=estimator, **shared).fit(frame), StockCrossValidator(estimator=tight, **shared).fit(
-        frame
-    )
 
 
 def assert_same(ours: Any, theirs: Any, frame: DataFrame, column: str) -> None:
