@@ -151,7 +151,7 @@ class _Group:
             if reason:
                 raise NoRecipe(reason)
             learned = {
-                fold: reduce(or_, (stages.surrogates(recipe.stages, rows) for recipe in recipes.values()))
+                fold: stages.surrogates((stage for recipe in recipes.values() for stage in recipe.stages), rows)
                 for fold, rows in [
                     (None, frame),
                     *((k, frame.filter(self.folds.trains(k))) for k in range(self.folds.count)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain
@@ -16,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from pyspark import inheritable_thread_target
 from pyspark.ml import Estimator, Model
 from pyspark.ml.evaluation import Evaluator
 from pyspark.sql import DataFrame
@@ -75,12 +73,9 @@ def tune(
         refit: fit the best point on all rows too, if its solver has them at hand.
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
     """
+    search.folds.check(frame)
     done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
-    # MLlib takes milliseconds to copy an estimator for a grid point: the folds are checked meanwhile.
-    with ThreadPoolExecutor(1) as aside:
-        checked = aside.submit(inheritable_thread_target(frame.sparkSession)(search.folds.check), frame)
-        routes, refused = _routes(search, done)
-        checked.result()
+    routes, refused = _routes(search, done)
     models: dict[tuple[int, int], Model] = {}
 
     def result(found: Mapping[tuple[int, int], float] = MappingProxyType({})) -> TuningResult:

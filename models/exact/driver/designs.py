@@ -5,16 +5,16 @@ The raw design of a row, the same for every fold, is
 - for each numeric column its value, or a fill value where it is missing (the mean of all rows, say: near the values that imputers
   put there, so that nothing cancels);
 - for each numeric column with missing values a flag, 1 where it is missing;
-- the one-hot columns of each code: levels of a string column, or buckets of a `Bucketizer`, whose splits no fold changes.
+- the one-hot columns of each code: the levels of a string column.
 
 What stages learn in a fold follows from sums over its training rows, every row counted once whatever its weight, because feature
 stages know no `weightCol`:
 
-- `Imputer`: mean from the moments of value and flag; median and mode from an aggregation in Spark per fold;
+- `Imputer`: mean from the moments of value and flag; median and mode are stock's, fitted in each fold;
 - `StringIndexer`: counts by level, which are the `nonzero` of the one-hot columns;
 - `StandardScaler`: the moments, mapped by the stages before it;
-- `MinMaxScaler`, `MaxAbsScaler`: the ranges of the moments, where the column is one raw column. After an `Imputer` the fill value may
-  lie outside of the range of the training rows: the range of the known values must come from the aggregation.
+- `MinMaxScaler`, `MaxAbsScaler`: the ranges of the moments, where the column is one raw column. Not after an `Imputer`: the fill value
+  may lie outside of the range of the training rows.
 
 A `Columns` is one column of the frame within a pipeline, as a map of the raw design; `VectorAssembler` puts them side by side. A stage
 that drops rows (`handleInvalid="skip"`) or fails for some (`"error"`, with a level that only validation rows have) has no such map.
@@ -105,7 +105,7 @@ def in_order(counts: Doubles, order: str) -> npt.NDArray[np.intp]:
 
 
 def indexed(size: int, first: int, order: npt.NDArray[np.intp]) -> Columns:
-    """`StringIndexer(handleInvalid="keep")`, or `Bucketizer`: a level's place in `order`, and one more for any other value.
+    """`StringIndexer`: a level's place in `order`, and one more for any other value.
 
     Args:
         first: where the one-hot columns of the levels begin in the raw design.

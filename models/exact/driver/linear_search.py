@@ -43,14 +43,12 @@ class LinearSearch:
 
     @cached_property
     def _by_cell(self) -> list[Moments | None]:
-        return moments.of_replies(self._passes.run("moments", {}), self._cells.count)
+        return moments.of_passes(self._passes, self._cells.count)
 
     @cached_property
     def _plain(self) -> list[Moments | None]:
-        """As `_by_cell`, every row counted once: what feature stages, which know no weights, learn from."""
-        if self._maps.are_identities or not is_weighted(self._estimators[0]):
-            return self._by_cell
-        return moments.of_replies(self._passes.run("moments", {"weighted": False}), self._cells.count)
+        """As `_by_cell`, every row counted once."""
+        return self._maps.plain(self._passes, self._by_cell, weighted=is_weighted(self._estimators[0]))
 
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""

@@ -38,7 +38,7 @@ class _Rows:
 
     Attributes:
         by_cell: moments of the raw design.
-        plain: the same, every row counted once: what feature stages, which know no weights, learn from.
+        plain: the same, every row counted once.
         class_weights: (C, L).
         counts: (C), rows.
         shift, scale: (Q), of the raw design as workers hold it from here on: dense columns centred and scaled.
@@ -112,9 +112,8 @@ class LogisticSearch:
     @cached_property
     def _rows(self) -> _Rows:
         """Light passes; workers' columns are centred and scaled from here on."""
-        by_cell = plain = moments.of_replies(self._passes.run("moments", {}), self._cells.count)
-        if not self._maps.are_identities and is_weighted(self._estimators[0]):
-            plain = moments.of_replies(self._passes.run("moments", {"weighted": False}), self._cells.count)
+        by_cell = moments.of_passes(self._passes, self._cells.count)
+        plain = self._maps.plain(self._passes, by_cell, weighted=is_weighted(self._estimators[0]))
         class_weights, counts = self._classes()
         everything = moments.total(by_cell, self._maps.trains(None))
         dense = len(everything.mean) - 1 - self._maps.onehot

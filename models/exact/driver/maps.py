@@ -11,6 +11,7 @@ from models.exact.driver import moments
 from models.exact.driver.affine import Affine
 from models.exact.driver.cells import Cells, Flags
 from models.exact.driver.moments import Moments
+from models.exact.driver.passes import Passes
 from models.exact.driver.raw_design import RawDesign
 from models.exact.driver.stages import Part, Recipe, Surrogates
 
@@ -33,13 +34,13 @@ class Maps:
     _made: dict[Hashable, Affine] = field(default_factory=dict, init=False)
 
     @property
-    def are_identities(self) -> bool:
-        return not self.recipes
-
-    @property
     def onehot(self) -> int:
         """How many columns of the raw design, the last ones, are levels of texts."""
         return 0 if self.raw is None else sum(len(levels) for levels in self.raw.levels.values())
+
+    def plain(self, passes: Passes, by_cell: list[Moments | None], *, weighted: bool) -> list[Moments | None]:
+        """`by_cell` with every row counted once: what feature stages, which know no weights, learn from."""
+        return moments.of_passes(passes, self.cells.count, weighted=False) if self.recipes and weighted else by_cell
 
     def setting(self, point: int) -> Hashable:
         """Equal for grid points whose features are the same."""

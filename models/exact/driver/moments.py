@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.linalg import block_diag
 
 from models.exact.driver.affine import Affine
-from models.exact.driver.passes import Reply
+from models.exact.driver.passes import Passes, Reply
 from transforms.errors import ModelError
 
 Doubles = npt.NDArray[np.float64]
@@ -118,6 +118,11 @@ class Moments:
             maximum=np.where(constant, mean, high),
             nonzero=np.append(np.full(len(offset), float(self.count)), self.nonzero[p]),
         )
+
+
+def of_passes(passes: Passes, cells: int, *, weighted: bool = True) -> list[Moments | None]:
+    """Moments by cell number, by one pass over the rows; `weighted` as the kernel `moments` takes it."""
+    return of_replies(passes.run("moments", {"weighted": weighted}), cells)
 
 
 def of_replies(replies: Iterable[Reply], cells: int) -> list[Moments | None]:

@@ -129,7 +129,9 @@ def surrogates(stages: Iterable[Any], rows: DataFrame) -> Surrogates:
     """Medians and modes, as stock imputers learn them from training rows."""
     learned: Surrogates = {}
     for stage in stages:
-        if isinstance(stage, Imputer) and stage.getStrategy() != "mean":
+        if not isinstance(stage, Imputer) or stage.getStrategy() == "mean":
+            continue
+        if any(_learned_by(stage, name) not in learned for name in inputs_of(stage)):
             row = stage.fit(rows).surrogateDF.collect()[0]
             learned |= {_learned_by(stage, name): float(row[name]) for name in inputs_of(stage)}
     return learned
