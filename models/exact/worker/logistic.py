@@ -80,8 +80,9 @@ def logistic_curvature(blocks: Blocks, weights: Array, precision: Precision, str
             weight[position] += xp.sum(tile.weight, dtype=xp.float64)
             t = xp.tanh(tile.times(half))
             variance = (1 - t * t) * (tile.weight / 4)[:, None]
+            design = tile.written_out()
             for reference in range(references):
-                tile.add_second_moments(sums[reference, ...], variance[:, reference])
+                design.add_second_moments(sums[reference, ...], variance[:, reference])
         curvature[position, ...] = xp.astype(sums, dtype)
     cells = xp.asarray([cell.number for cell in blocks.cells], dtype=xp.int64)
     return {"cells": cells, "weight": weight, "curvature": curvature}

@@ -64,12 +64,13 @@ def softmax_curvature(blocks: Blocks, weights: Array, precision: Precision, stri
             margin = xp.reshape(tile.times(columns), (-1, k, references))
             raised = xp.exp(margin - xp.max(margin, axis=1, keepdims=True))
             p = raised / xp.sum(raised, axis=1, keepdims=True)
+            design = tile.written_out()
             for r in range(references):
                 for i in range(k):
-                    tile.add_second_moments(sums[r, i, i, ...], tile.weight * p[:, i, r] * (1 - p[:, i, r]))
+                    design.add_second_moments(sums[r, i, i, ...], tile.weight * p[:, i, r] * (1 - p[:, i, r]))
                     for j in range(i):
                         # Weights of second moments are positive: the sign comes last.
-                        tile.add_second_moments(sums[r, i, j, ...], tile.weight * p[:, i, r] * p[:, j, r])
+                        design.add_second_moments(sums[r, i, j, ...], tile.weight * p[:, i, r] * p[:, j, r])
         for i in range(k):
             for j in range(i):
                 sums[:, i, j, ...] = -sums[:, i, j, ...]

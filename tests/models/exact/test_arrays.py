@@ -33,7 +33,7 @@ def test_two_libraries_are_refused() -> None:
         namespace(np.zeros(1), strict.zeros(1))
 
 
-@pytest.mark.parametrize("levels", [(), (3, 2)])
+@pytest.mark.parametrize(("levels", "pairs_a_code"), [((), 0), ((3, 2), 0), ((3, 2), 1000)])
 @pytest.mark.parametrize(
     "kernel",
     [
@@ -47,8 +47,11 @@ def test_two_libraries_are_refused() -> None:
         "multinomial_confusion",
     ],
 )
-def test_kernels_of_classifiers_need_only_the_standard(kernel: str, levels: tuple[int, ...]) -> None:
+def test_kernels_of_classifiers_need_only_the_standard(
+    kernel: str, levels: tuple[int, ...], pairs_a_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same answer as with NumPy."""
+    monkeypatch.setattr("models.exact.worker.tiles.PAIRS_A_CODE", pairs_a_code)
     strict = pytest.importorskip(
         "array_api_strict", reason="array-api-strict is not installed: pip install array-api-strict"
     )

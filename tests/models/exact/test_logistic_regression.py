@@ -84,10 +84,13 @@ def test_margins_of_any_size_give_finite_losses() -> None:
     np.testing.assert_allclose(reply["gradient"][-1], [zeros, -ones])
 
 
-@pytest.mark.parametrize("levels", [(), (4, 3)])
-def test_curvature_is_the_derivative_of_the_gradient(levels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By cell, at several points, against central differences of the gradient."""
+@pytest.mark.parametrize(("levels", "pairs_a_code"), [((), 0), ((4, 3), 0), ((4, 3), 1000)])
+def test_curvature_is_the_derivative_of_the_gradient(
+    levels: tuple[int, ...], pairs_a_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By cell, at several points, against central differences of the gradient; one-hot columns summed up, and written out."""
     monkeypatch.setattr("models.exact.worker.tiles.ROWS", 7)
+    monkeypatch.setattr("models.exact.worker.tiles.PAIRS_A_CODE", pairs_a_code)
     data = make(3, levels=levels)
     size = data.raw.shape[1] + 1
     weights = np.random.default_rng(2).normal(size=(size, 2)) / 2

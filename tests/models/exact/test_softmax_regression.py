@@ -64,10 +64,13 @@ def test_a_pass_adds_up_losses_and_gradients(
     np.testing.assert_allclose(sum(reply["gradient"] for reply in replies), gradient, atol=100 * tolerance)
 
 
-@pytest.mark.parametrize("levels", [(), (3,)])
-def test_curvature_is_the_derivative_of_the_gradient(levels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """By cell, at several points, against central differences of the gradient."""
+@pytest.mark.parametrize(("levels", "pairs_a_code"), [((), 0), ((3,), 0), ((3,), 1000)])
+def test_curvature_is_the_derivative_of_the_gradient(
+    levels: tuple[int, ...], pairs_a_code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By cell, at several points, against central differences of the gradient; one-hot columns summed up, and written out."""
     monkeypatch.setattr("models.exact.worker.tiles.ROWS", 7)
+    monkeypatch.setattr("models.exact.worker.tiles.PAIRS_A_CODE", pairs_a_code)
     data = make(3, dense=2, levels=levels, classes=3)
     size = data.raw.shape[1] + 1
     weights = np.random.default_rng(2).normal(size=(size, 3, 2)) / 2
