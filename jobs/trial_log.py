@@ -12,8 +12,8 @@ from jobs.runs import Attempt, fingerprint
 from models.trials import Trial
 from transforms.contracts import Contract
 
-# A Delta commit costs about a second: never one a trial.
-SECONDS_BETWEEN_COMMITS = 30.0
+# A Delta commit costs about a second: never one a trial. At most so much work is lost with a killed search.
+MOST_SECONDS_WAITING = 30.0
 
 
 class TrialLog:
@@ -25,7 +25,7 @@ class TrialLog:
         self._attempt = attempt
         self._search = search
         self._waiting: list[Trial] = []
-        self._written_at = time.monotonic()
+        self._waiting_since = 0.0
         lake.create(contract)
         self._known = self._read()
         # A trial that failed is tried again, and its row replaced.
@@ -36,9 +36,11 @@ class TrialLog:
         return [trial for trial in self._known if trial.candidate == candidate]
 
     def add(self, trial: Trial) -> None:
-        """Take a new trial; written with those waiting when the last commit is long enough ago."""
+        """Take a new trial; written with those waiting once the first of them has waited long enough."""
+        if not self._waiting:
+            self._waiting_since = time.monotonic()
         self._waiting.append(trial)
-        if time.monotonic() - self._written_at > SECONDS_BETWEEN_COMMITS:
+        if time.monotonic() - self._waiting_since > MOST_SECONDS_WAITING:
             self.flush()
 
     def flush(self) -> None:
@@ -53,7 +55,6 @@ class TrialLog:
         write = self._lake.merge if self._failed_before else self._lake.append
         write(frame, self._contract, transaction)
         self._waiting = []
-        self._written_at = time.monotonic()
 
     def version(self) -> int:
         """Version of the table that holds all trials flushed so far."""
