@@ -34,7 +34,7 @@ from transforms import contracts, dedupe, explained, parse, rules
 from transforms.contracts import EVENT_DATE, ROW_ID, Contract
 from transforms.dedupe import HASH, KIND, STORED
 from transforms.errors import ContractError
-from transforms.explained import FITS, RAW
+from transforms.explained import RAW
 from transforms.expressions import derived_types, with_derived
 from transforms.instants import instant
 from transforms.parse import FILE
@@ -167,10 +167,11 @@ class Delivery:
         for group in groups:
             partly = [f.path for f in group.files if counts.get(f.path, lines[f.path].rows) != lines[f.path].rows]
             wholly = [f.path for f in group.files if f.path not in counts and lines[f.path].rows]
-            for paths, wanted in ((partly, ~F.col(FITS)), (wholly, F.lit(True))):
+            for paths, is_partly in ((partly, True), (wholly, False)):
                 if paths:
                     read = explained.rows(self.run.spark, group.batch, self.landing.urls(paths))
-                    frame = rules.explain(read, self.source, timezone).filter(wanted)
+                    frame = rules.explain(read, self.source, timezone)
+                    frame = rules.left_out(frame) if is_partly else frame
                     at = rules.guarded(self.run.spark, self.source.at) if self.source.at else None
                     frames.append(self._finished(frame, at, RAW, REASONS))
         if not frames:

@@ -70,6 +70,22 @@ def test_an_instant_after_a_clock_change_is_doubtful_and_good(spark: SparkSessio
     assert sorted(tuple(row) for row in exact.collect()) == [(1, [], False), (2, [told], False), (3, [], True)]
 
 
+def test_rows_are_left_out_without_parsing_them_again(spark: SparkSession, tmp_path: Path) -> None:
+    """What the quick path does not keep; the plan has as many parsers as that of all rows."""
+    batch, urls = file(tmp_path, ["1,a,,2024-03-31T01:30:00Z", "2,c,,", "3,a,,2024-03-31 12:00:00"])
+    explained_rows = rules.explain(explained.rows(spark, batch, urls), SOURCE, ZONE)
+
+    found = rules.left_out(explained_rows)
+
+    assert found.columns == explained_rows.columns
+    assert sorted(row["id"] for row in found.collect()) == [1, 2]
+    parsers = [
+        frame._jdf.queryExecution().optimizedPlan().toString().count("from_csv") for frame in (explained_rows, found)
+    ]
+    assert parsers[0] > 0
+    assert parsers[1] == parsers[0]
+
+
 def test_quick_and_exact_path_keep_the_same_rows_as_pandas(spark: SparkSession, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     rows = pd.DataFrame(
