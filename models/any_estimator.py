@@ -181,7 +181,8 @@ def _group(
 
         pool = stack.enter_context(ThreadPool(max(1, min(parallelism, len(group)))))
         threaded = inheritable_thread_target(train.sparkSession)(one)
-        yield from pool.imap_unordered(threaded, group)
+        # Grids are listed from small to large: the last point takes longest, and should not be left alone at the end.
+        yield from pool.imap_unordered(threaded, reversed(group))
 
 
 def _fit_and_evaluate(
