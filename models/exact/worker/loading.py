@@ -215,7 +215,17 @@ class _Spool:
         shape = (self._rows[number], *shape)
         if 0 in shape:
             return np.empty(shape, TYPES[name])
-        return np.asarray(np.memmap(self._path(number, name), TYPES[name], mode="r+", shape=shape))
+        try:
+            return np.asarray(np.memmap(self._path(number, name), TYPES[name], mode="r+", shape=shape))
+        except OSError as error:
+            rows, size = (
+                sum(self._rows.values()),
+                sum(path.stat().st_size for path in Path(self._folder.name).iterdir()),
+            )
+            raise ModelError(
+                f"{rows} rows of one partition lie in files of {size >> 20} MiB, which cannot be mapped into memory: {error.strerror}."
+                " spark.executor.pyspark.memory limits addresses, files included: raise it or leave it unset, or use more executors."
+            ) from error
 
     def _path(self, number: int, name: str) -> Path:
         return Path(self._folder.name) / f"{number}.{name}"

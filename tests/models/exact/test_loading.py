@@ -174,6 +174,33 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_that_cannot_be_mapped_are_a_sentence(tmp_path: Path) -> None:
+    """`spark.executor.pyspark.memory` limits the address space, of which mapped files take their size."""
+    n, q, count = 4096, 128, 64
+    dense = pa.ListArray.from_arrays(np.arange(0, n * q + 1, q, dtype=np.int32), np.ones(n * q))
+    none = pa.ListArray.from_arrays(np.zeros(n + 1, dtype=np.int32), pa.array([], pa.int32()))
+    ones = pa.array(np.ones(n))
+    batch = pa.RecordBatch.from_arrays(
+        [pa.array(np.zeros(n, dtype=np.int32)), dense, none, ones, ones],
+        ["cell", "dense", "codes", "label", "weight"],
+    )
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (128 << 20), hard))
+    try:
+        with pytest.raises(ModelError) as error:
+            load((batch for _ in range(count)), (), 1 << 20, str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    size = count * n * (q + 2) * 8 >> 20
+    assert error.value.problems == (
+        f"{count * n} rows of one partition lie in files of {size} MiB, which cannot be mapped into memory: Cannot allocate"
+        " memory. spark.executor.pyspark.memory limits addresses, files included: raise it or leave it unset, or use more"
+        " executors.",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failure_of_spark_is_not_ours(tmp_path: Path) -> None:
     def broken() -> Iterator[pa.RecordBatch]:
         yield from one_batch()
