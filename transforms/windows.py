@@ -28,11 +28,15 @@ _OF_ORDERED = ("min", "max", "last")
 
 @dataclass(frozen=True)
 class Aggregate:
-    """One aggregate: `function` of FUNCTIONS over an events column; `column` None, with count, counts rows."""
+    """One aggregate: `function` of FUNCTIONS over an events column; `column` None, with count, counts rows.
+
+    `over` are the widths of its windows, those of the call if empty.
+    """
 
     function: str
     column: str | None
     name: str
+    over: tuple[Duration, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def trailing(
 ) -> DataFrame:
     """The queries, each row once and unchanged, and one column per aggregate and width, named `name(aggregate.name, width)`.
 
+    No aggregate may have a width beyond the widest of `widths`.
     `by` maps columns of the queries to the events' key columns; a null in a key, in `as_of` or in `known_at` matches nothing.
     Without events in the window a count is 0, any other aggregate null. Nulls are left out, NaN and infinities count as
     they do in SQL. count is bigint; sum is bigint of whole numbers (exact) and double of others, decimals included; avg,
@@ -77,11 +82,10 @@ def trailing(
     readings = [
         _Reading(name(a.name, w), a.function, slot, w)
         for a, slot in zip(aggregates, slots, strict=True)
-        for w in widths
+        for w in a.over or widths
     ]
-    reach = max(width.length for width in widths)
     types = {aggregate.name: _type(aggregate, events) for aggregate in aggregates}
-    added = [T.StructField(name(a.name, width), types[a.name]) for a in aggregates for width in widths]
+    added = [T.StructField(name(a.name, w), types[a.name]) for a in aggregates for w in a.over or widths]
     reach = max(width.length for width in widths)
     return answer_each(
         queries,
@@ -114,7 +118,7 @@ def _check(
     for aggregate in aggregates:
         problems += _problem(aggregate, events)
     taken = [column.lower() for column in queries.columns]
-    for added in (name(a.name, width) for a in aggregates for width in widths):
+    for added in (name(a.name, width) for a in aggregates for width in a.over or widths):
         if added.lower() in taken:
             problems.append(f"{added!r} is already a column: give the aggregate another name")
         taken.append(added.lower())
