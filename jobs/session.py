@@ -120,6 +120,7 @@ def _local(master: str) -> dict[str, str]:
     return {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        "spark.python.daemon.module": "jobs.python_daemon",  # executors of a cluster may lack it when their daemon starts
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
         "spark.sql.shuffle.partitions": str(2 * count),
         "spark.databricks.delta.snapshotPartitions": "2",

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def test_settings_of_a_local_environment() -> None:
         "spark.sql.window.segmentTree.enabled": "true",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
+        "spark.python.daemon.module": "jobs.python_daemon",
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file://{ROOT}/conf/log4j2.properties",
         "spark.sql.shuffle.partitions": "6",
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -144,6 +146,18 @@ def test_the_running_session_is_reused_with_our_settings(spark: SparkSession) ->
 
     assert again is spark
     assert {name: spark.conf.get(name) for name in session.FIXED} == session.FIXED
+
+
+def test_workers_find_libraries_imported(spark: SparkSession) -> None:
+    """Before a task imports anything: the daemon has, and forks."""
+
+    def imported(_: Iterator[int]) -> list[list[str]]:
+        return [sorted({"numpy", "pandas", "pyarrow", "models.exact.task"} & set(sys.modules))]
+
+    context = spark.sparkContext
+    found = context.parallelize([0], 1).mapPartitions(imported).collect()
+
+    assert found == [["models.exact.task", "numpy", "pandas", "pyarrow"]]
 
 
 def test_delta_tables_and_their_history_work(spark: SparkSession, lake_root: str) -> None:
