@@ -33,6 +33,7 @@ from models.exact.driver.workers import Design, Workers, open_passes, vector_val
 from models.exact.worker.blocks import Blocks, Cell
 from models.folds import Folds
 from tests.models.exact.kernels_in_workers import ARM, arm
+from tests.models.exact.standalone import standalone
 from transforms.errors import ModelError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -405,45 +406,6 @@ def test_the_workers_side_knows_no_spark() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
-
-
-@contextmanager
-def standalone(folder: Path) -> Iterator[str]:
-    """A master and two workers of one core each; its address."""
-    import pyspark
-
-    home = Path(pyspark.__file__).parent
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    master = f"spark://127.0.0.1:{port}"
-    environment = os.environ | {
-        "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT), "SPARK_DAEMON_MEMORY": "256m",
-    }  # fmt: skip
-    deploy = "org.apache.spark.deploy"
-    settings = ["--host", "127.0.0.1", "--webui-port", "0"]
-    commands = [[f"{deploy}.master.Master", *settings, "--port", str(port)]]
-    for i in range(2):
-        place = ["--cores", "1", "--memory", "700m", "--work-dir", str(folder / f"work-{i}")]
-        commands.append([f"{deploy}.worker.Worker", *settings, *place, master])
-    processes = []
-    try:
-        for number, command in enumerate(commands):
-            log = (folder / f"daemon-{number}.log").open("w")
-            processes.append(
-                subprocess.Popen(
-                    [str(home / "bin/spark-class"), *command], env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
-            )
-        yield master
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
 
 
 CLUSTER = """
