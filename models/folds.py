@@ -54,8 +54,11 @@ class Folds:
         """As `validates`, for a group of rows with the same `fold`."""
         return bool(cell["fold"] == fold)
 
-    def check(self, frame: DataFrame) -> None:
+    def check(self, frame: DataFrame, *, whole: bool = True) -> None:
         """One small aggregate over the fold columns.
+
+        Args:
+            whole: whether these are all rows, so that no part of a fold may be empty.
 
         Raises:
             ModelError: a fold number is out of range, a row would validate the fold that it trains, or a part of a fold is empty.
@@ -63,7 +66,8 @@ class Folds:
         if not isinstance(frame.schema[self.column].dataType, IntegralType):
             found = frame.schema[self.column].dataType.simpleString()
             raise ModelError(f"Column '{self.column}' is {found}; expected whole fold numbers: cast it to int.")
-        problems = self._problems(frame, self._cells(frame))
+        cells = self._cells(frame)
+        problems = self._wrong_numbers(frame, cells) or (self._empty_parts(cells) if whole else [])
         if problems:
             raise ModelError(problems)
 
@@ -77,7 +81,7 @@ class Folds:
     def _in_range(self) -> Column:
         return F.col(self.column).between(-1, self.count - 1)
 
-    def _problems(self, frame: DataFrame, cells: list[Row]) -> list[str]:
+    def _wrong_numbers(self, frame: DataFrame, cells: list[Row]) -> list[str]:
         if any(cell["fold"] is None for cell in cells):
             wrong = frame.filter(~F.coalesce(self._in_range(), F.lit(False)))
             example = wrong.agg(F.min(F.coalesce(F.col(self.column).cast("string"), F.lit("null")))).collect()[0][0]
@@ -89,6 +93,9 @@ class Folds:
             return [
                 f"Column '{self.train_from}' lets rows train the fold that they validate: it must be greater than '{self.column}'."
             ]
+        return []
+
+    def _empty_parts(self, cells: list[Row]) -> list[str]:
         problems = []
         for k in range(self.count):
             for part, belongs in (("training", self.in_training), ("validation", self.in_validation)):

@@ -14,12 +14,13 @@ from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
-from models import any_estimator, exact_estimator, trees
+from models import any_estimator, exact_estimator, retuning, trees
+from models.exact.driver.statistics import Statistics
 from models.folds import Folds, with_hash_folds
 from models.grid_search import Search, fit, tune
 from transforms.errors import ConfigError
 
-__all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "fit", "tune"]
+__all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "Statistics", "fit", "tune"]
 
 EXACT = "all folds and grid points share the passes over the rows, and each ends at the optimum"
 ONE_TASK = "one worker on CPUs needs no barrier stage"
@@ -180,19 +181,32 @@ class CrossValidator(stock.CrossValidator):
             planned.append(PlannedFit(point, parameters, solver, reason, passes, size))
         return tuple(planned)
 
+    def statistics(self, dataset: DataFrame) -> Statistics:
+        """What a search over linear regressions needs to know of these rows: add those of new rows, and `fitStatistics`.
+
+        Raises:
+            ConfigError: neither `foldCol` nor `keyCol` is set: folds by content depend on all rows together.
+            ModelError: the search needs more than that of rows.
+        """
+        how_folded = self._how_folded()
+        frame, folds = self._with_folds(dataset)
+        return retuning.statistics(self._search(folds), frame, how_folded)
+
+    def fitStatistics(self, seen: Statistics) -> CrossValidatorModel:
+        """As `fit` to all rows that the statistics stand for, without reading any; the best model has no training summary.
+
+        Raises:
+            ModelError: they are of other columns or folds, or the search needs more than them.
+        """
+        result, best = retuning.fit(self._search(self._folds()), seen, self._how_folded())
+        fitted = CrossValidatorModel(best, result.mean.tolist(), cast("list[list[Model]]", None), result.std.tolist())
+        return self._copyValues(fitted)
+
     def _fit(self, dataset: DataFrame) -> CrossValidatorModel:
         grid = self.getEstimatorParamMaps()
         frame, folds = self._with_folds(dataset)
-        search = Search(
-            self.getEstimator(),
-            grid,
-            self.getEvaluator(),
-            folds,
-            parallelism=self.getParallelism(),
-            exact=self.getExact(),
-        )
         collect = self.getCollectSubModels()
-        result = tune(search, frame, keep_models=collect, refit=True, stop_on_error=True)
+        result = tune(self._search(folds), frame, keep_models=collect, refit=True, stop_on_error=True)
         point = result.require_best()
         best = result.whole or fit(self.getEstimator(), grid[point], dataset, exact=self.getExact())
         models = (
@@ -203,8 +217,39 @@ class CrossValidator(stock.CrossValidator):
         fitted = CrossValidatorModel(best, result.mean.tolist(), cast("list[list[Model]]", models), result.std.tolist())
         return self._copyValues(fitted)
 
+    def _search(self, folds: Folds) -> Search:
+        return Search(
+            self.getEstimator(),
+            self.getEstimatorParamMaps(),
+            self.getEvaluator(),
+            folds,
+            parallelism=self.getParallelism(),
+            exact=self.getExact(),
+        )
+
+    def _folds(self) -> Folds:
+        """Folds in a column of the dataset, or in the one that `_with_folds` adds."""
+        column, scheme = self.getFoldCol(), cast(Literal["others", "earlier"], self.getFoldScheme())
+        return Folds(self.getNumFolds(), column or f"{self.uid}_fold", scheme, self.getTrainFromCol() or None)
+
+    def _how_folded(self) -> dict[str, Any]:
+        """What decides the fold of a row, whatever other rows there are.
+
+        Raises:
+            ConfigError: other rows do.
+        """
+        if self.getFoldCol():
+            by: dict[str, Any] = {"foldCol": self.getFoldCol(), "trainFromCol": self.getTrainFromCol()}
+        elif self.getKeyCol():
+            by = {"keyCol": self.getKeyCol(), "seed": self.getSeed()}
+        else:
+            raise ConfigError(
+                "Statistics of rows need foldCol or keyCol: without either, folds depend on the content of all rows together."
+            )
+        return {"numFolds": self.getNumFolds(), "foldScheme": self.getFoldScheme(), **by}
+
     def _with_folds(self, dataset: DataFrame) -> tuple[DataFrame, Folds]:
-        count, column, scheme = self.getNumFolds(), self.getFoldCol(), self.getFoldScheme()
+        column, scheme, folds = self.getFoldCol(), self.getFoldScheme(), self._folds()
         if scheme not in ("others", "earlier"):
             raise ConfigError(f"foldScheme is '{scheme}'; expected 'others' or 'earlier'.")
         if scheme == "earlier" and not column:
@@ -214,12 +259,9 @@ class CrossValidator(stock.CrossValidator):
         if self.getTrainFromCol() and scheme != "earlier":
             raise ConfigError("trainFromCol belongs to foldScheme 'earlier'. Set both, or neither.")
         if column:
-            return dataset, Folds(
-                count, column, cast(Literal["others", "earlier"], scheme), self.getTrainFromCol() or None
-            )
-        column = f"{self.uid}_fold"
-        hashed = with_hash_folds(dataset, count=count, seed=self.getSeed(), key=self.getKeyCol(), column=column)
-        return hashed, Folds(count, column)
+            return dataset, folds
+        seed, key = self.getSeed(), self.getKeyCol()
+        return with_hash_folds(dataset, count=folds.count, seed=seed, key=key, column=folds.column), folds
 
     def write(self) -> MLWriter:
         """Stock's writer; with one of our four parameters set, one that keeps them."""

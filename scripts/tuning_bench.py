@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyspark.ml import Estimator
+from pyspark.ml import Estimator, Pipeline
 from pyspark.ml import tuning as stock
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator
 from pyspark.ml.feature import VectorAssembler
@@ -56,10 +56,15 @@ def rows(spark: SparkSession, count: int, features: int, folder: Path) -> DataFr
 
 def assembled(frame: DataFrame) -> DataFrame:
     """The features as one cached vector column."""
-    names = [name for name in frame.columns if name.startswith("x")]
-    vectors = VectorAssembler(inputCols=names, outputCol="features").transform(frame).drop(*names).cache()
+    assembler = _assembler(frame)
+    vectors = assembler.transform(frame).drop(*assembler.getInputCols()).cache()
     vectors.count()
     return vectors
+
+
+def _assembler(frame: DataFrame) -> VectorAssembler:
+    names = [name for name in frame.columns if name.startswith("x")]
+    return VectorAssembler(inputCols=names, outputCol="features")
 
 
 def run(
@@ -84,7 +89,9 @@ def run(
         timings, our_model, peer_model = paired.take_turns(
             lambda: ours.fit(frame), lambda: peer.fit(frame), given.pairs
         )
-        from_columns, _ = paired.seconds(lambda: ours.fit(_with_vectors(plain)))
+        pipeline = Pipeline(stages=[_assembler(plain), estimator])
+        whole = tuning.CrossValidator(**{**given_to_both, "estimator": pipeline})
+        from_columns, _ = paired.seconds(lambda: whole.fit(plain))
         frame.unpersist()
         strict = _strict(frame.limit(2_000).repartition(2), estimator, grid, evaluator, given_to_both)
         loose = float(np.max(np.abs(np.subtract(our_model.avgMetrics, peer_model.avgMetrics))))
@@ -96,11 +103,6 @@ def run(
     ok = loose <= 1e-4 and strict["strict_metrics_apart"] <= 1e-6 and strict["strict_coefficients_apart"] <= 1e-6
     found = timings.line(name, size, quality, ok=ok, from_columns_s=from_columns)
     return paired.finish(found, given)
-
-
-def _with_vectors(frame: DataFrame) -> DataFrame:
-    names = [name for name in frame.columns if name.startswith("x")]
-    return VectorAssembler(inputCols=names, outputCol="features").transform(frame).drop(*names)
 
 
 def _strict(

@@ -42,13 +42,14 @@ class LinearSearch:
         self._maps = maps or Maps(cells)
 
     @cached_property
-    def _by_cell(self) -> list[Moments | None]:
+    def by_cell(self) -> list[Moments | None]:
+        """Moments by cell number: all that is read of the rows but for metrics that these do not tell."""
         return moments.of_passes(self._passes, self._cells.count)
 
     @cached_property
     def _plain(self) -> list[Moments | None]:
-        """As `_by_cell`, every row counted once."""
-        return self._maps.plain(self._passes, self._by_cell, weighted=is_weighted(self._estimators[0]))
+        """As `by_cell`, every row counted once."""
+        return self._maps.plain(self._passes, self.by_cell, weighted=is_weighted(self._estimators[0]))
 
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
@@ -73,7 +74,7 @@ class LinearSearch:
 
     def _features(self, cells: Flags, design: Affine) -> Moments:
         """Moments of the features in some cells."""
-        return moments.total(self._by_cell, cells).mapped(design)
+        return moments.total(self.by_cell, cells).mapped(design)
 
     def _fitted(self, rows: Moments, points: Sequence[int]) -> tuple[Doubles, Doubles]:
         features = len(rows.mean) - 1

@@ -17,6 +17,7 @@ from pyspark.ml.feature import (
     MaxAbsScaler,
     MinMaxScaler,
     OneHotEncoder,
+    SQLTransformer,
     StandardScaler,
     StringIndexer,
     VectorAssembler,
@@ -26,8 +27,10 @@ from pyspark.ml.tuning import CrossValidator as StockCrossValidator
 from pyspark.ml.tuning import ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
 
+from models import any_estimator, exact_estimator
 from models.exact.driver.raw_design import NoRecipe
 from models.exact.driver.stages import Recipe
+from models.folds import Folds
 from models.tuning import CrossValidator
 from tests.models.exact.against_stock import FOLDS, both
 from transforms.errors import ModelError
@@ -129,6 +132,33 @@ def test_vectors_of_the_frame_are_scaled_in_each_fold(people: DataFrame) -> None
     evaluator = BinaryClassificationEvaluator(labelCol="flag", numBins=0)
     ours, theirs = both(frame, estimator, [{}], evaluator)
     assert_same(ours, theirs, frame, "probability")
+
+
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+def test_assembled_numbers_are_read_as_they_are(people: DataFrame, kind: str) -> None:
+    """A transformer makes one of the numbers; no vector is made but for the models, and sub-models are whole pipelines."""
+    doubled = SQLTransformer(statement="SELECT *, 2 * c AS `twice c` FROM __THIS__")
+    assembler = VectorAssembler(inputCols=["twice c", "d"], outputCol="features")
+    linear = LinearRegression(labelCol="value", regParam=0.1, weightCol="weight")
+    logistic = LogisticRegression(labelCol="flag", regParam=0.1)
+    last: Any = {"linear": linear, "logistic": logistic}[kind]
+    evaluator: Any = {
+        "linear": RegressionEvaluator(labelCol="value", weightCol="weight"),
+        "logistic": BinaryClassificationEvaluator(labelCol="flag", numBins=0),
+    }[kind]
+    estimator = Pipeline(stages=[doubled, assembler, last])
+    grid = ParamGridBuilder().addGrid(last.elasticNetParam, [0.0, 0.5]).build()
+
+    ours, theirs = both(people, estimator, grid, evaluator)
+
+    assert_same(ours, theirs, people, {"linear": "prediction", "logistic": "probability"}[kind])
+    assert ours.bestModel.stages[-1].hasSummary
+    searched = exact_estimator._Group(
+        [any_estimator.route(estimator, 0, {})], Folds(FOLDS, "fold"), evaluator, 1, False, None, None
+    ).numbers(people)
+    assert searched is not None
+    assert searched[1].raw is not None
+    assert searched[1].raw.numbers == ("twice c", "d")
 
 
 def test_models_of_folds_are_whole_pipelines(people: DataFrame) -> None:
