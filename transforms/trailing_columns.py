@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial, reduce
 from typing import Any
 
@@ -13,7 +12,6 @@ from pyspark.sql import functions as F
 from conf.schema import Pipeline, Window
 from conf.values import Duration
 from transforms import aggregates, labels, outcomes, spine
-from transforms.aggregates import Call
 from transforms.errors import ConfigError
 from transforms.spine import AS_OF
 from transforms.windows import Aggregate, trailing
@@ -24,7 +22,7 @@ def with_windows(rows: DataFrame, sources: Mapping[str, DataFrame], pipeline: Pi
 
     One entry has one gate: the latest `known_at` among the outcome columns (or the label) that it uses, else the source's own.
     Events whose gate is null never count. Entries over the same source and keys go together, because it is the rows of the spine
-    whose way through a shuffle takes the time: their events are different ones, each known at its own moment.
+    whose way through a shuffle takes the time: there is an event for each of their gates, known at its own moment.
     """
     alike: dict[Any, list[int]] = {}
     for index, window in enumerate(pipeline.features.windows):
@@ -40,18 +38,40 @@ def _with_entries(
     """Add the columns of entries that have the source and keys of the first of them."""
     windows = {str(index): pipeline.features.windows[index] for index in entries}
     first = windows[str(entries[0])]
-    events, taken = [], []
-    for entry, window in windows.items():
-        calls = {name: aggregates.parse(rows.sparkSession, text) for name, text in window.take.items()}
-        arguments = {f"_argument_{entry}_{i}": call for i, call in enumerate(calls.values())}
-        if len(entries) > 1:
-            # Among events of several entries rows are counted by a column that only these rows have.
-            arguments = {column: replace(call, argument=call.argument or "TRUE") for column, call in arguments.items()}
-        events.append(_events(sources, pipeline, first.by, window, arguments, f"features.windows.{entry}"))
-        taken += [
-            Aggregate(call.function, column if call.argument else None, f"{entry}.{name}", window.over)
-            for name, (column, call) in zip(calls, arguments.items(), strict=True)
-        ]
+    calls = {
+        f"{entry}.{name}": aggregates.parse(rows.sparkSession, text)
+        for entry, window in windows.items()
+        for name, text in window.take.items()
+    }
+    events, known_later = _source_events(sources, pipeline, first)
+    of_gates: dict[frozenset[str], list[str]] = {}
+    for entry in windows:
+        used = set(first.by.values())
+        for argument in (call.argument for name, call in calls.items() if name.startswith(f"{entry}.")):
+            used |= outcomes.columns_used(events, argument) if argument else set()
+        of_gates.setdefault(outcomes.gates_of(known_later, used), []).append(entry)
+    # Among events of several gates rows are counted by a column that only some of them have.
+    texts = {name: call.argument or ("TRUE" if len(of_gates) > 1 else None) for name, call in calls.items()}
+    columns = {name: f"_argument_{i}" for i, name in enumerate(calls)}
+    branches = []
+    for gates, members in of_gates.items():
+        known = outcomes.known_at(events, pipeline.sources[first.of], gates, pipeline.timezone)
+        if known is None:
+            raise ConfigError(
+                f"features.windows.{members[0]}: {first.of} has no time, so nothing of it trails a moment. Give sources.{first.of} an"
+                " `at`."
+            )
+        branches.append(
+            events.select(
+                *(events[column].alias(f"_by_{i}") for i, column in enumerate(first.by.values())),
+                known.alias("_known_at"),
+                *(
+                    F.expr(text).alias(columns[name])
+                    for name, text in texts.items()
+                    if text and name.partition(".")[0] in members
+                ),
+            )
+        )
 
     def named(aggregate: str, width: Duration) -> str:
         entry, _, name = aggregate.partition(".")
@@ -59,25 +79,23 @@ def _with_entries(
 
     return trailing(
         rows,
-        reduce(partial(DataFrame.unionByName, allowMissingColumns=True), events),
+        reduce(partial(DataFrame.unionByName, allowMissingColumns=True), branches),
         by={name: f"_by_{i}" for i, name in enumerate(first.by)},
         as_of=AS_OF,
         known_at="_known_at",
         widths=[width for window in windows.values() for width in window.over],
-        aggregates=taken,
+        aggregates=[
+            Aggregate(call.function, columns[name] if texts[name] else None, name, windows[name.partition(".")[0]].over)
+            for name, call in calls.items()
+        ],
         name=named,
     )
 
 
-def _events(
-    sources: Mapping[str, DataFrame],
-    pipeline: Pipeline,
-    by: Mapping[str, str],
-    window: Window,
-    calls: Mapping[str, Call],
-    where: str,
-) -> DataFrame:
-    """Keys (`_by_0`..., in the order of `by`), gate (`_known_at`) and the arguments of `calls` under their names."""
+def _source_events(
+    sources: Mapping[str, DataFrame], pipeline: Pipeline, window: Window
+) -> tuple[DataFrame, outcomes.Gates]:
+    """The rows of a window's source, with the label where it is the spine's own, and the gates of what is known later."""
     source = pipeline.sources[window.of]
     events = spine.source_rows(sources[window.of])
     known_later = outcomes.gates(events, source)
@@ -86,15 +104,4 @@ def _events(
     if own_label and label.name.lower() not in {name.lower() for name in events.columns}:
         value, label_gates = labels.expression(events, pipeline)
         events, known_later = events.withColumn(label.name, value), {**known_later, label.name.lower(): label_gates}
-    arguments = {column: call.argument for column, call in calls.items() if call.argument is not None}
-    used = set(by.values()).union(*(outcomes.columns_used(events, text) for text in arguments.values()))
-    known = outcomes.known_at(events, source, outcomes.gates_of(known_later, used), pipeline.timezone)
-    if known is None:
-        raise ConfigError(
-            f"{where}: {window.of} has no time, so nothing of it trails a moment. Give sources.{window.of} an `at`."
-        )
-    return events.select(
-        *(events[name].alias(f"_by_{i}") for i, name in enumerate(by.values())),
-        known.alias("_known_at"),
-        *(F.expr(text).alias(name) for name, text in arguments.items()),
-    )
+    return events, known_later

@@ -62,7 +62,6 @@ def trailing(
 ) -> DataFrame:
     """The queries, each row once and unchanged, and one column per aggregate and width, named `name(aggregate.name, width)`.
 
-    No aggregate may have a width beyond the widest of `widths`.
     `by` maps columns of the queries to the events' key columns; a null in a key, in `as_of` or in `known_at` matches nothing.
     Without events in the window a count is 0, any other aggregate null. Nulls are left out, NaN and infinities count as
     they do in SQL. count is bigint; sum is bigint of whole numbers (exact) and double of others, decimals included; avg,
@@ -86,7 +85,7 @@ def trailing(
     ]
     types = {aggregate.name: _type(aggregate, events) for aggregate in aggregates}
     added = [T.StructField(name(a.name, w), types[a.name]) for a in aggregates for w in a.over or widths]
-    reach = max(width.length for width in widths)
+    reach = max(w.length for a in aggregates for w in a.over or widths)
     return answer_each(
         queries,
         events,
@@ -111,7 +110,8 @@ def _check(
     aggregates: Sequence[Aggregate],
     name: Callable[[str, Duration], str],
 ) -> None:
-    reach = max((width.length for width in widths), default=Duration.model_validate("1 second").length)
+    every = [*widths, *(width for aggregate in aggregates for width in aggregate.over)]
+    reach = max((width.length for width in every), default=Duration.model_validate("1 second").length)
     problems = problems_of_sides(queries, events, by=by, as_of=as_of, known_at=known_at, reach=reach)
     if not widths or not aggregates:
         problems.append("expected at least one width and one aggregate")
