@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import resources
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -120,7 +121,7 @@ def _local(master: str) -> dict[str, str]:
     return {
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
-        "spark.python.daemon.module": "jobs.python_daemon",  # executors of a cluster may lack it when their daemon starts
+        **_daemon(),
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
         "spark.sql.shuffle.partitions": str(2 * count),
         "spark.databricks.delta.snapshotPartitions": "2",
@@ -128,6 +129,14 @@ def _local(master: str) -> dict[str, str]:
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
         "spark.sql.warehouse.dir": str(jars.cache_folder().parent / "warehouse"),  # stays empty: tables are paths
     }
+
+
+def _daemon() -> dict[str, str]:
+    """Spark's own, where that could not import ours: executors of a cluster may lack it yet, and so may Python in a folder with other `jobs`."""
+    here = Path(__file__)
+    found = PathFinder.find_spec("jobs", [os.getcwd()])
+    is_foreign = found is not None and found.origin != str(here.with_name("__init__.py"))
+    return {} if is_foreign or not here.exists() else {"spark.python.daemon.module": "jobs.python_daemon"}
 
 
 def _set_process_environment(environment: Environment) -> None:

@@ -149,15 +149,25 @@ def test_the_running_session_is_reused_with_our_settings(spark: SparkSession) ->
 
 
 def test_workers_find_libraries_imported(spark: SparkSession) -> None:
-    """Before a task imports anything: the daemon has, and forks."""
+    """The daemon that forks them is ours, and has imported what they need."""
 
-    def imported(_: Iterator[int]) -> list[list[str]]:
-        return [sorted({"numpy", "pandas", "pyarrow", "models.exact.task"} & set(sys.modules))]
+    def found(_: Iterator[int]) -> list[tuple[str, list[str]]]:
+        daemon = Path(f"/proc/{os.getppid()}/cmdline").read_text()
+        return [(daemon, sorted({"numpy", "pandas", "pyarrow", "models.exact.task"} & set(sys.modules)))]
 
-    context = spark.sparkContext
-    found = context.parallelize([0], 1).mapPartitions(imported).collect()
+    [(daemon, imported)] = spark.sparkContext.parallelize([0], 1).mapPartitions(found).collect()
 
-    assert found == [["models.exact.task", "numpy", "pandas", "pyarrow"]]
+    assert "jobs.python_daemon" in daemon
+    assert imported == ["models.exact.task", "numpy", "pandas", "pyarrow"]
+
+
+def test_beside_another_folder_of_jobs_the_daemon_is_sparks_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python looks into the working directory first."""
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "spark.python.daemon.module" not in session.settings(Environment(master="local[3]"))
 
 
 def test_delta_tables_and_their_history_work(spark: SparkSession, lake_root: str) -> None:
