@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 from pyspark.sql import functions as F
 
@@ -12,8 +11,8 @@ from jobs.runs import Attempt, fingerprint
 from models.trials import Trial
 from transforms.contracts import Contract
 
-# A Delta commit costs about a second: never one a trial. At most so much work is lost with a killed search.
-MOST_SECONDS_WAITING = 30.0
+# A Delta commit costs about a second: never one a trial. Little more work than this is lost with a killed search.
+MOST_SECONDS_UNWRITTEN = 30.0
 
 
 class TrialLog:
@@ -25,7 +24,6 @@ class TrialLog:
         self._attempt = attempt
         self._search = search
         self._waiting: list[Trial] = []
-        self._waiting_since = 0.0
         lake.create(contract)
         self._known = self._read()
         # A trial that failed is tried again, and its row replaced.
@@ -36,11 +34,9 @@ class TrialLog:
         return [trial for trial in self._known if trial.candidate == candidate]
 
     def add(self, trial: Trial) -> None:
-        """Take a new trial; written with those waiting once the first of them has waited long enough."""
-        if not self._waiting:
-            self._waiting_since = time.monotonic()
+        """Take a new trial; written with those waiting once they are enough work together."""
         self._waiting.append(trial)
-        if time.monotonic() - self._waiting_since > MOST_SECONDS_WAITING:
+        if sum(each.seconds for each in self._waiting) > MOST_SECONDS_UNWRITTEN:
             self.flush()
 
     def flush(self) -> None:

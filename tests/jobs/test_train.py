@@ -284,7 +284,7 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
     """Killed in the second candidate, then before the refit: trials done are not fitted again, and there is one model version."""
     whole, whole_spec, _ = trained
     monkeypatch.setattr(
-        trial_log, "MOST_SECONDS_WAITING", float("inf")
+        trial_log, "MOST_SECONDS_UNWRITTEN", float("inf")
     )  # on a slow machine time alone would write more
     spec = pipeline("killed")
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
