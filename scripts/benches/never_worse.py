@@ -1,4 +1,4 @@
-"""Cross-validation where sharing gains little or nothing: ours must give stock's answer in at most 1.2 times its time plus two seconds.
+"""Cross-validation where sharing gains little or nothing: stock's answer in at most 1.2 times its time plus two seconds (`targets_met`).
 
 One point on two folds, 100,000 sparse features, features about as many as exact solvers take and beyond, fifty rows; all of it with a
 driver of 2 GB. `ours_s` and `peer_s` are sums over the cases, `scaling` has each; both sides take the same cached vectors.
@@ -111,6 +111,7 @@ def main() -> int:
     ours_s = peer_s = 0.0
     scaling: dict[str, Any] = {"pairs": given.pairs}
     apart: dict[str, float] = {}
+    met: dict[str, bool] = {}
     for case in CASES[given.size]:
         frame = rows(spark, case)
         for name, estimator, grid, evaluator in problems(case.points):
@@ -125,16 +126,15 @@ def main() -> int:
             ]
             timings, mine, theirs = paired.take_turns(sides[0], sides[1], given.pairs)
             ours_s, peer_s = ours_s + timings.ours_s, peer_s + timings.peer_s
-            scaling[title] = {
-                "ours_s": timings.ours_s, "peer_s": timings.peer_s,
-                "never_worse": timings.ours_s <= FACTOR * timings.peer_s + SECONDS,
-            }  # fmt: skip
+            scaling[title] = {"ours_s": timings.ours_s, "peer_s": timings.peer_s}
+            met[title] = timings.ours_s <= FACTOR * timings.peer_s + SECONDS
             apart[title] = float(np.max(np.abs(np.subtract(mine.avgMetrics, theirs.avgMetrics))))
         frame.unpersist()
     spark.stop()
     found = {
         "bench": "never_worse", "size": {"name": given.size, "driver_memory": "2g"}, "ours_s": ours_s, "peer_s": peer_s,
         "ratio": peer_s / ours_s, "scaling": scaling, "quality": apart, "ok": max(apart.values()) <= APART,
+        "targets_met": met,
     }  # fmt: skip
     return paired.finish(found, given)
 
