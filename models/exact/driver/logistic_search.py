@@ -189,13 +189,14 @@ class LogisticSearch:
         """The evaluator's metric (M) of models with equally many rows of coefficients: weights (Q + 1, K, M)."""
         weighted = bool(self._evaluator.isDefined("weightCol") and self._evaluator.getWeightCol())
         if isinstance(self._evaluator, BinaryClassificationEvaluator):
-            if weights.shape[1] > 1:
+            if weights.shape[1] > 2:
                 raise ModelError(
                     f"{self._evaluator.getMetricName()} is a metric of binary labels, and the models are multinomial; use a"
                     " MulticlassClassificationEvaluator."
                 )
             most = int(max(self._rows.counts[part].sum() for part in validates))
-            found = areas(self._passes, weights[:, 0, :], validates, rows=most, weighted=weighted)
+            # Of two classes the last one's margin, as the evaluator takes it; a binomial model has no other.
+            found = areas(self._passes, weights[:, -1, :], validates, rows=most, weighted=weighted)
             return found.roc if self._evaluator.getMetricName() == "areaUnderROC" else found.pr
         confusions = self._confusions(weights, validates, thresholds, weighted)
         name, label = self._evaluator.getMetricName(), self._evaluator.getMetricLabel()

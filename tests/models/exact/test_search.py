@@ -245,6 +245,15 @@ def test_earlier_folds_train_on_the_past(spark: SparkSession) -> None:
     assert np.allclose(found.scores[0], by_hand, rtol=0, atol=1e-6)
 
 
+def test_multinomial_models_of_two_classes_have_areas(spark: SparkSession) -> None:
+    """A grid over the family; the evaluator takes the margin of the last class."""
+    frame = rows(spark, seed=3, count=150, width=3)
+    estimator = LogisticRegression(labelCol="kind", regParam=0.05)
+    grid = ParamGridBuilder().addGrid(estimator.family, ["binomial", "multinomial"]).build()
+    ours, theirs = both(frame, estimator, grid, BinaryClassificationEvaluator(labelCol="kind", numBins=0))
+    assert ours.avgMetrics == pytest.approx(theirs.avgMetrics, abs=1e-6)
+
+
 def test_an_unconverged_fit_keeps_its_meaning(spark: SparkSession) -> None:
     """Three iterations were asked for, and three are done; `exact` insists on the optimum."""
     frame = rows(spark, seed=4, count=100, width=3)
