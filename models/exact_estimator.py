@@ -177,7 +177,10 @@ class _Group:
         last = way.prefix[-1] if way.prefix else None
         if type(last) is not VectorAssembler or last.getHandleInvalid() != "error":
             return None
+        if any(stages.is_shared(stage) for stage in way.prefix[:-1]):
+            return None
         names, frame = last.getInputCols(), _through(way.prefix[:-1], frame)
+        last.transform(frame)  # what is wrong with its columns is told before the search
         plain = all(name in frame.columns and isinstance(frame.schema[name].dataType, NumericType) for name in names)
         if not plain or len(set(names)) < len(names) or last.getOutputCol() != way.last.getFeaturesCol():
             return None

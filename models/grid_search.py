@@ -24,7 +24,7 @@ from models.any_estimator import Fit, ParamMap, Route
 from models.exact.driver.search import OnPass
 from models.exact_estimator import Refit
 from models.folds import Folds
-from models.trials import Trial, TuningResult
+from models.trials import Trial, TuningResult, finite
 
 log = logging.getLogger(__name__)
 
@@ -166,9 +166,7 @@ def _trial(search: Search, fit: Fit) -> Trial:
     parameters = (
         search.parameters[fit.point] if search.parameters else {p.name: v for p, v in search.grid[fit.point].items()}
     )
-    value, error = fit.value, describe_error(fit.error) if fit.error else None
-    if value is not None and not np.isfinite(value):
-        value, error = None, f"the metric is {value}, expected a finite number"
+    value, error = (None, describe_error(fit.error)) if fit.error else finite(fit.value)
     return Trial(
         search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error
     )

@@ -78,6 +78,13 @@ class TuningResult:
         return self.best
 
 
+def finite(value: float | None) -> tuple[float | None, str | None]:
+    """A metric's value and no error, or no value and why it counts for nothing."""
+    if value is None or np.isfinite(value):
+        return value, None
+    return None, f"the metric is {value}, expected a finite number"
+
+
 def failures(trials: tuple[Trial, ...]) -> list[str]:
     """One sentence for each different error of the trials, and how many trials met it."""
     errors: dict[tuple[str, str], int] = {}

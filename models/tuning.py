@@ -193,7 +193,9 @@ class CrossValidator(stock.CrossValidator):
         return retuning.statistics(self._search(folds), frame, how_folded)
 
     def fitStatistics(self, seen: Statistics) -> CrossValidatorModel:
-        """As `fit` to all rows that the statistics stand for, without reading any; the best model has no training summary.
+        """As `fit` to all rows that the statistics stand for, without reading any.
+
+        The best model has no training summary, for which MLlib reads the rows, and there are no sub-models.
 
         Raises:
             ModelError: they are of other columns or folds, or the search needs more than them.

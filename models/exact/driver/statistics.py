@@ -25,7 +25,7 @@ class Statistics:
 
     Attributes:
         by_cell: moments by cell number, None for a cell without rows.
-        definition: the columns and folds that they are of; only equal ones can be added.
+        definition: the columns, feature stages and folds that they are of; only equal ones can be added.
     """
 
     by_cell: Sequence[Moments | None]
@@ -53,7 +53,7 @@ class Statistics:
         """
         problems = [
             f"Statistics of rows differ in {name}: {self.definition.get(name)!r} and {definition.get(name)!r}; expected the same"
-            " columns and folds."
+            " columns, feature stages and folds."
             for name in sorted({*self.definition, *definition})
             if self.definition.get(name) != definition.get(name)
         ]
@@ -62,30 +62,33 @@ class Statistics:
 
     def save(self, path: str) -> None:
         """Write them as Parquet, a row for each cell that has rows, in place of what is there."""
-        about = {"cells": len(self.by_cell), "definition": json.dumps(dict(self.definition), sort_keys=True)}
-        records = [
-            {
-                "cell": cell,
-                **about,
-                **{name: np.ravel(value).tolist() if np.ndim(value) else value for name, value in _numbers(each)},
-            }
-            for cell, each in enumerate(self.by_cell)
-            if each
-        ]
-        frame = SparkSession.active().createDataFrame(pa.Table.from_pylist(records))
+        kept = [(cell, each) for cell, each in enumerate(self.by_cell) if each]
+        columns: dict[str, Any] = {
+            "cells": pa.array([len(self.by_cell)] * len(kept)),
+            "definition": pa.array([json.dumps(dict(self.definition), sort_keys=True)] * len(kept)),
+            "cell": pa.array([cell for cell, _ in kept]),
+        }
+        for field in fields(Moments):
+            values = [getattr(each, field.name) for _, each in kept]
+            columns[field.name] = pa.array([np.ravel(value) if np.ndim(value) else value for value in values])
+        frame = SparkSession.active().createDataFrame(pa.table(columns))
         frame.coalesce(1).write.mode("overwrite").parquet(path)
 
     @classmethod
     def load(cls, path: str) -> Statistics:
         """What `save` wrote."""
-        records = SparkSession.active().read.parquet(path).toArrow().to_pylist()
-        by_cell: list[Moments | None] = [None] * records[0]["cells"]
-        for record in records:
-            width = len(record["mean"])
-            arrays = {name: np.array(value) for name, value in record.items() if isinstance(value, list)}
-            values = record | arrays | {"comoment": arrays["comoment"].reshape(width, width)}
-            by_cell[record["cell"]] = Moments(**{each.name: values[each.name] for each in fields(Moments)})
-        return cls(by_cell, json.loads(records[0]["definition"]))
+        table = SparkSession.active().read.parquet(path).toArrow().combine_chunks()
+        by_cell: list[Moments | None] = [None] * table["cells"][0].as_py()
+        for row, cell in enumerate(table["cell"].to_pylist()):
+            values = {
+                field.name: table[field.name][row].values.to_numpy()
+                if pa.types.is_list(table[field.name].type)
+                else table[field.name][row].as_py()
+                for field in fields(Moments)
+            }
+            width = len(values["mean"])
+            by_cell[cell] = Moments(**{**values, "comoment": values["comoment"].reshape(width, width)})
+        return cls(by_cell, json.loads(table["definition"][0].as_py()))
 
 
 class SeenRows:
@@ -102,21 +105,17 @@ class SeenRows:
         """
         if kernel != "moments":
             raise ModelError(
-                "Statistics do not tell the errors of single rows, which the metric needs here (mae always; others where a model leaves"
-                " next to no error): fit all rows, or choose rmse, mse, r2 or var."
+                "Statistics do not tell the errors of single rows, which the metric needs where a model leaves next to none: fit all rows."
             )
         return [
-            {"cell": np.array([cell])} | {name: np.asarray([value]) for name, value in _numbers(each)}
+            {"cell": np.array([cell])}
+            | {field.name: np.asarray([getattr(each, field.name)]) for field in fields(Moments)}
             for cell, each in enumerate(self._statistics.by_cell)
             if each
         ]
 
     def close(self) -> None:
         """Nothing waits."""
-
-
-def _numbers(moments: Moments) -> list[tuple[str, Any]]:
-    return [(each.name, getattr(moments, each.name)) for each in fields(Moments)]
 
 
 def _union(one: Moments | None, other: Moments | None) -> Moments | None:

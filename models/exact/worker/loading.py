@@ -7,6 +7,7 @@ Rows beyond the budget go to files, which are mapped into memory.
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -44,7 +45,7 @@ def load(batches: Iterable[pa.RecordBatch], levels: tuple[int, ...], memory: int
         folder: where rows beyond them go. Their files have no name once they are mapped: they vanish with the last array.
 
     Raises:
-        ModelError: a value is missing, rows differ in length, or the folder is full.
+        ModelError: a value is missing, rows differ in length, the folder is full, or its files are more than may be mapped.
         InputFailed: Spark failed to compute the rows.
     """
     reader = _Reader(len(levels))
@@ -218,6 +219,8 @@ class _Spool:
         try:
             return np.asarray(np.memmap(self._path(number, name), TYPES[name], mode="r+", shape=shape))
         except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
             rows, size = (
                 sum(self._rows.values()),
                 sum(path.stat().st_size for path in Path(self._folder.name).iterdir()),

@@ -37,7 +37,7 @@ def rows(spark: SparkSession) -> DataFrame:
 
 
 def linear(**changes: Any) -> LinearRegression:
-    return LinearRegression(featuresCol="x", labelCol="y", tol=1e-12, **{"weightCol": "w", **changes})
+    return LinearRegression(**{"featuresCol": "x", "labelCol": "y", "weightCol": "w", "tol": 1e-12, **changes})
 
 
 def validator(estimator: Any = None, metric: str = "rmse", **folds: Any) -> CrossValidator:
@@ -98,7 +98,7 @@ def test_statistics_of_other_folds_or_columns_are_refused(rows: DataFrame) -> No
     ours = validator()
     seen = ours.statistics(rows)
     other = validator(linear(featuresCol="z"), numFolds=3, foldCol="fold")
-    told = "expected the same columns and folds."
+    told = "expected the same columns, feature stages and folds."
     with pytest.raises(ModelError) as error:
         other.fitStatistics(seen)
     assert error.value.problems == (
@@ -121,11 +121,44 @@ def test_searches_that_need_the_rows_are_refused(rows: DataFrame) -> None:
         with pytest.raises(ModelError) as refused:
             search.statistics(rows)
         assert refused.value.problems == (f"Statistics of rows do not do for this search: {reason}. Fit all rows.",)
+    absolute = validator(metric="mae")
+    with pytest.raises(ModelError, match="mae needs the errors of single rows"):
+        absolute.statistics(rows)
+    assembler = VectorAssembler(outputCol="z")
+    over_stages = validator(Pipeline(stages=[assembler, linear(featuresCol="z")]))
+    over_stages.setEstimatorParamMaps(
+        ParamGridBuilder().addGrid(assembler.inputCols, [["w", "id"], ["id", "w"]]).build()
+    )
+    with pytest.raises(ModelError, match="the grid is over feature stages or columns"):
+        over_stages.statistics(rows)
+    with pytest.raises(ModelError, match="There are no rows"):
+        validator().statistics(rows.filter("id < 0"))
     with pytest.raises(ConfigError, match="need foldCol or keyCol"):
         validator(numFolds=3).statistics(rows)
-    absolute = validator(metric="mae")
-    with pytest.raises(ModelError, match=r"do not tell the errors of single rows.*choose rmse"):
-        absolute.fitStatistics(absolute.statistics(rows))
+
+
+def test_features_are_the_same_by_name(rows: DataFrame) -> None:
+    """Assembled in another order they are others; uids, which each process makes anew, do not matter."""
+
+    def of(*names: str) -> Statistics:
+        assembler = VectorAssembler(inputCols=list(names))
+        stages = [assembler, linear(featuresCol=assembler.getOutputCol())]
+        return validator(Pipeline(stages=stages), numFolds=2, keyCol="id", seed=1).statistics(rows)
+
+    assert (of("w", "id") + of("w", "id")).rows == 600
+    with pytest.raises(ModelError) as error:
+        of("w", "id") + of("id", "w")
+    assert [problem.partition(":")[0] for problem in error.value.problems] == [
+        "Statistics of rows differ in features",
+        "Statistics of rows differ in stages",
+    ]
+
+
+def test_a_metric_that_is_not_finite_does_not_win(rows: DataFrame) -> None:
+    one_a_fold = rows.filter("id < 40").withColumn("fold", F.when(F.col("id") == 0, 1).otherwise(0))
+    ours = validator(metric="r2")
+    with pytest.raises(ModelError, match="expected a finite number"):
+        ours.fitStatistics(ours.statistics(one_a_fold))
 
 
 def test_a_fold_without_rows_is_told_when_it_is_fitted(rows: DataFrame) -> None:
