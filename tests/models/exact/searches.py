@@ -16,6 +16,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from models.tuning import CrossValidator
+from tests.models.exact.standalone import session
 
 Found = dict[str, dict[str, list[float]]]
 
@@ -65,18 +66,9 @@ def found(frame: DataFrame) -> Found:
     return results
 
 
-def main(master: str, root: str) -> None:
+def main(master: str, root: str, _: str) -> None:
     """Print what is found on a cluster of two cores."""
-    builder = SparkSession.builder.master(master)
-    settings = {
-        "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false",
-        "spark.executor.memory": "500m", "spark.executorEnv.PYTHONPATH": root, "spark.sql.shuffle.partitions": "2",
-        "spark.ui.showConsoleProgress": "false", "spark.cores.max": "2",
-        "spark.scheduler.minRegisteredResourcesRatio": "1.0", "spark.scheduler.maxRegisteredResourcesWaitingTime": "60s",
-    }  # fmt: skip
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    spark = builder.getOrCreate()
+    spark = session(master, root)
     sys.stdout.write("FOUND " + json.dumps(found(rows(spark, 3))) + "\n")
     spark.stop()
 

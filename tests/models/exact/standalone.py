@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -50,3 +54,34 @@ def standalone(folder: Path) -> Iterator[str]:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def found_by(script: list[str], folder: Path) -> Any:
+    """What a script prints as JSON after FOUND, run by Python with the master of a new cluster and this repository's root."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    with standalone(folder) as master:
+        done = subprocess.run(
+            [sys.executable, *script, master, str(ROOT), str(folder)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+    lines = [line.removeprefix("FOUND ") for line in done.stdout.splitlines() if line.startswith("FOUND ")]
+    assert lines, done.stderr[-5000:]
+    return json.loads(lines[0])
+
+
+def session(master: str, root: str) -> SparkSession:
+    """A session of two cores on the cluster, started when both are there."""
+    settings = {
+        "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.ui.enabled": "false",
+        "spark.executor.memory": "500m", "spark.executorEnv.PYTHONPATH": root, "spark.sql.shuffle.partitions": "2",
+        "spark.ui.showConsoleProgress": "false", "spark.cores.max": "2",
+        "spark.scheduler.minRegisteredResourcesRatio": "1.0", "spark.scheduler.maxRegisteredResourcesWaitingTime": "60s",
+    }  # fmt: skip
+    builder = SparkSession.builder.master(master)
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()

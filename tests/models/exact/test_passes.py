@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 import socket
 import subprocess
 import sys
@@ -33,7 +30,7 @@ from models.exact.driver.workers import Design, Workers, open_passes, vector_val
 from models.exact.worker.blocks import Blocks, Cell
 from models.folds import Folds
 from tests.models.exact.kernels_in_workers import ARM, arm
-from tests.models.exact.standalone import standalone
+from tests.models.exact.standalone import found_by
 from transforms.errors import ModelError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -410,18 +407,12 @@ def test_the_workers_side_knows_no_spark() -> None:
 
 CLUSTER = """
 import json, logging, sys
-from pyspark.sql import SparkSession
 from models.exact.driver import workers as ways
 from tests.models.exact import test_passes as t
+from tests.models.exact.standalone import session
 logging.basicConfig(level=logging.WARNING)
 master, root, folder = sys.argv[1:]
-builder = SparkSession.builder.master(master).config("spark.driver.host", "127.0.0.1").config("spark.ui.enabled", "false")
-settings = {"spark.driver.bindAddress": "127.0.0.1", "spark.executor.memory": "500m", "spark.executorEnv.PYTHONPATH": root,
-            "spark.sql.shuffle.partitions": "2", "spark.ui.showConsoleProgress": "false", "spark.cores.max": "2",
-            "spark.scheduler.minRegisteredResourcesRatio": "1.0", "spark.scheduler.maxRegisteredResourcesWaitingTime": "60s"}
-for name, value in settings.items():
-    builder = builder.config(name, value)
-spark = builder.getOrCreate()
+spark = session(master, root)
 found = {"slots": spark.range(2).count() and ways._slots(spark.range(1))}
 for who in ("worker", "executor"):
     (t.Path(folder) / who).mkdir()
@@ -439,21 +430,8 @@ spark.stop()
 @pytest.mark.timeout(400)
 def test_deaths_on_a_cluster(tmp_path: Path) -> None:
     """Two executors of a standalone cluster: a killed Python worker, then a killed executor, each in the middle of a pass."""
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PYSPARK_PYTHON": sys.executable,
-        "SPARK_LOCAL_IP": "127.0.0.1",
-    }
-    with standalone(tmp_path) as master:
-        done = subprocess.run(
-            [sys.executable, "-c", CLUSTER, master, str(ROOT), str(tmp_path)],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-    found = [line.removeprefix("FOUND ") for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    logging.getLogger(__name__).info(done.stderr)
+    right = found_by(["-c", CLUSTER], tmp_path)
 
-    assert found, done.stderr[-5000:]
-    right = json.loads(found[0])
     assert right["slots"] == 2
     assert right["worker"] == [N, True, 2, "BarrierPasses"]
     # With one slot until the executor is back: fewer workers, or jobs.
