@@ -43,11 +43,12 @@ def _with_entries(
         for entry, window in windows.items()
         for name, text in window.take.items()
     }
+    owner = {f"{entry}.{name}": entry for entry, window in windows.items() for name in window.take}
     events, known_later = _source_events(sources, pipeline, first)
     of_gates: dict[frozenset[str], list[str]] = {}
     for entry in windows:
         used = set(first.by.values())
-        for argument in (call.argument for name, call in calls.items() if name.startswith(f"{entry}.")):
+        for argument in (call.argument for name, call in calls.items() if owner[name] == entry):
             used |= outcomes.columns_used(events, argument) if argument else set()
         of_gates.setdefault(outcomes.gates_of(known_later, used), []).append(entry)
     # Among events of several gates rows are counted by a column that only some of them have.
@@ -65,17 +66,12 @@ def _with_entries(
             events.select(
                 *(events[column].alias(f"_by_{i}") for i, column in enumerate(first.by.values())),
                 known.alias("_known_at"),
-                *(
-                    F.expr(text).alias(columns[name])
-                    for name, text in texts.items()
-                    if text and name.partition(".")[0] in members
-                ),
+                *(F.expr(text).alias(columns[name]) for name, text in texts.items() if text and owner[name] in members),
             )
         )
 
     def named(aggregate: str, width: Duration) -> str:
-        entry, _, name = aggregate.partition(".")
-        return windows[entry].column(name, width)
+        return windows[owner[aggregate]].column(aggregate.removeprefix(f"{owner[aggregate]}."), width)
 
     return trailing(
         rows,
@@ -85,7 +81,7 @@ def _with_entries(
         known_at="_known_at",
         widths=[width for window in windows.values() for width in window.over],
         aggregates=[
-            Aggregate(call.function, columns[name] if texts[name] else None, name, windows[name.partition(".")[0]].over)
+            Aggregate(call.function, columns[name] if texts[name] else None, name, windows[owner[name]].over)
             for name, call in calls.items()
         ],
         name=named,
