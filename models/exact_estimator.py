@@ -106,7 +106,7 @@ def fits(
                 numbers = searched.numbers(frame)
                 if numbers is None:
                     prefix = members[0].prefix
-                    yield from searched.fits(_through(prefix, frame), None, todo, prefix)
+                    yield from searched.fits(through(prefix, frame), None, todo, prefix)
                 else:
                     yield from searched.fits(*numbers, todo)
                 continue
@@ -179,7 +179,7 @@ class _Group:
             return None
         if any(stages.is_shared(stage) for stage in way.prefix[:-1]):
             return None
-        names, frame = last.getInputCols(), _through(way.prefix[:-1], frame)
+        names, frame = last.getInputCols(), through(way.prefix[:-1], frame)
         last.transform(frame)  # what is wrong with its columns is told before the search
         plain = all(name in frame.columns and isinstance(frame.schema[name].dataType, NumericType) for name in names)
         if not plain or len(set(names)) < len(names) or last.getOutputCol() != way.last.getFeaturesCol():
@@ -286,7 +286,8 @@ def _failed(group: Sequence[Route], todo: Pairs, seconds: float, error: Exceptio
         yield Fit(group[k].point, fold, None, seconds / len(todo), solver(group[k]), error)
 
 
-def _through(transformers: Sequence[Transformer], rows: DataFrame) -> DataFrame:
+def through(transformers: Sequence[Transformer], rows: DataFrame) -> DataFrame:
+    """The rows with what transformers make of them, one after the other."""
     return reduce(lambda frame, stage: stage.transform(frame), transformers, rows)
 
 

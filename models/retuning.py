@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ def statistics(search: Search, frame: DataFrame, how_folded: Mapping[str, Any]) 
     """
     first = _routes(search)[0]
     search.folds.check(frame, whole=False)
-    features = reduce(lambda rows, stage: stage.transform(rows), first.prefix, frame)
+    features = exact_estimator.through(first.prefix, frame)
     if features.isEmpty():
         raise ModelError("There are no rows to take statistics of: keep those that you have.")
     last: Any = first.last

@@ -230,9 +230,22 @@ class CrossValidator(stock.CrossValidator):
         )
 
     def _folds(self) -> Folds:
-        """Folds in a column of the dataset, or in the one that `_with_folds` adds."""
-        column, scheme = self.getFoldCol(), cast(Literal["others", "earlier"], self.getFoldScheme())
-        return Folds(self.getNumFolds(), column or f"{self.uid}_fold", scheme, self.getTrainFromCol() or None)
+        """Folds in a column of the dataset, or in the one that `_with_folds` adds.
+
+        Raises:
+            ConfigError: parameters contradict each other.
+        """
+        column, scheme = self.getFoldCol(), self.getFoldScheme()
+        if scheme not in ("others", "earlier"):
+            raise ConfigError(f"foldScheme is '{scheme}'; expected 'others' or 'earlier'.")
+        if scheme == "earlier" and not column:
+            raise ConfigError(
+                "foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers."
+            )
+        if self.getTrainFromCol() and scheme != "earlier":
+            raise ConfigError("trainFromCol belongs to foldScheme 'earlier'. Set both, or neither.")
+        known = cast(Literal["others", "earlier"], scheme)
+        return Folds(self.getNumFolds(), column or f"{self.uid}_fold", known, self.getTrainFromCol() or None)
 
     def _how_folded(self) -> dict[str, Any]:
         """What decides the fold of a row, whatever other rows there are.
@@ -251,16 +264,8 @@ class CrossValidator(stock.CrossValidator):
         return {"numFolds": self.getNumFolds(), "foldScheme": self.getFoldScheme(), **by}
 
     def _with_folds(self, dataset: DataFrame) -> tuple[DataFrame, Folds]:
-        column, scheme, folds = self.getFoldCol(), self.getFoldScheme(), self._folds()
-        if scheme not in ("others", "earlier"):
-            raise ConfigError(f"foldScheme is '{scheme}'; expected 'others' or 'earlier'.")
-        if scheme == "earlier" and not column:
-            raise ConfigError(
-                "foldScheme 'earlier' needs foldCol: a hash knows no time. Set foldCol to a column of fold numbers."
-            )
-        if self.getTrainFromCol() and scheme != "earlier":
-            raise ConfigError("trainFromCol belongs to foldScheme 'earlier'. Set both, or neither.")
-        if column:
+        folds = self._folds()
+        if self.getFoldCol():
             return dataset, folds
         seed, key = self.getSeed(), self.getKeyCol()
         return with_hash_folds(dataset, count=folds.count, seed=seed, key=key, column=folds.column), folds

@@ -146,9 +146,13 @@ def of_replies(replies: Iterable[Reply], cells: int) -> list[Moments | None]:
                 nonzero=numbers["nonzero"],
             )
             cell = int(numbers["cell"])
-            before = by_cell[cell]
-            by_cell[cell] = found if before is None else before.merge(found)
+            by_cell[cell] = union(by_cell[cell], found)
     return by_cell
+
+
+def union(one: Moments | None, other: Moments | None) -> Moments | None:
+    """Moments of both sets of rows, None for a set without rows."""
+    return one.merge(other) if one and other else one or other
 
 
 def total(moments: Sequence[Moments | None], cells: Flags) -> Moments:

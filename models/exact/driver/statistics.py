@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from models.exact.driver.moments import Moments
+from models.exact.driver.moments import Moments, union
 from models.exact.driver.passes import Reply
 from transforms.errors import ModelError
 
@@ -43,7 +43,7 @@ class Statistics:
             ModelError: columns or folds differ.
         """
         self.require(other.definition)
-        return Statistics([_union(*cell) for cell in zip(self.by_cell, other.by_cell, strict=True)], self.definition)
+        return Statistics([union(*cell) for cell in zip(self.by_cell, other.by_cell, strict=True)], self.definition)
 
     def require(self, definition: Mapping[str, Any]) -> None:
         """Refuse another definition.
@@ -116,7 +116,3 @@ class SeenRows:
 
     def close(self) -> None:
         """Nothing waits."""
-
-
-def _union(one: Moments | None, other: Moments | None) -> Moments | None:
-    return one.merge(other) if one and other else one or other
