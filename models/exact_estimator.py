@@ -34,6 +34,7 @@ from models.exact.driver.search import OnPass
 from models.exact.driver.solution import Solution
 from models.exact.driver.stages import Recipe
 from models.folds import Folds
+from transforms.errors import ModelError
 
 # The driver holds moments of all pairs of features for each cell: more than this goes the general path.
 MOMENTS_BYTES = 256 * 2**20
@@ -68,6 +69,11 @@ def too_wide(features: int, folds: Folds) -> str | None:
     if cells * (features + 1) ** 2 * 8 <= MOMENTS_BYTES:
         return None
     return f"the moments of {features} features in {cells} cells of rows take more than {MOMENTS_BYTES >> 20} MiB"
+
+
+def checks_folds(routes: Sequence[Route]) -> bool:
+    """Whether `fits` of these routes finds out about wrong folds from the sums that it needs anyway."""
+    return bool(routes) and not any(_is_fitted(way) for way in routes)
 
 
 def fits(
@@ -106,9 +112,9 @@ def fits(
                 numbers = searched.numbers(frame)
                 if numbers is None:
                     prefix = members[0].prefix
-                    yield from searched.fits(through(prefix, frame), None, todo, prefix)
+                    yield from searched.fits(through(prefix, frame), None, todo, prefix, every_row=True)
                 else:
-                    yield from searched.fits(*numbers, todo)
+                    yield from searched.fits(*numbers, todo, every_row=True)
                 continue
             for fold in sorted({fold for _, fold in todo}):
                 yield from searched.fits_of_fold(frame, fold, [pair for pair in todo if pair[1] == fold])
@@ -202,9 +208,18 @@ class _Group:
         yield from self.fits(features, None, todo, list(memo.values()))
 
     def fits(
-        self, rows: DataFrame, maps: Maps | None, todo: Pairs, fitted: Sequence[Transformer] = ()
+        self,
+        rows: DataFrame,
+        maps: Maps | None,
+        todo: Pairs,
+        fitted: Sequence[Transformer] = (),
+        *,
+        every_row: bool = False,
     ) -> Iterator[Fit]:
-        """Fits over rows that have gone through the `fitted` feature stages, or that `maps` lead to the features."""
+        """Fits over rows that have gone through the `fitted` feature stages, or that `maps` lead to the features.
+
+        With `every_row`, not only those of one fold, wrong folds are an error, as `Folds.check` tells it.
+        """
         if not todo:
             return
         started = time.monotonic()
@@ -212,14 +227,22 @@ class _Group:
         try:
             reason = None if maps else too_wide(search.width(rows, lasts[0].getFeaturesCol()), self.folds)
             if reason:
+                if every_row:
+                    self.folds.check(rows)
                 yield from self._general(rows, fitted, todo, reason)
                 return
             # Workers may hold every slot: nothing else runs in Spark, and no fit is handed over, until they are let go.
             with search.opened(rows, self.folds, lasts, self.evaluator, maps=maps, on_pass=self.on_pass) as opened:
+                if every_row and not Cells.of(self.folds).are_folds(opened.filled):
+                    raise ModelError(
+                        "A part of a fold has no row of positive weight: use fewer folds, or check the weights."
+                    )
                 solutions = opened.folds(todo)
                 best = self._best(todo, solutions)
                 whole = None if best is None else opened.whole(best)
         except FIT_ERRORS as error:
+            if every_row:
+                self.folds.check(rows)
             yield from _failed(self.routes, todo, time.monotonic() - started, error)
             return
         seconds = (time.monotonic() - started) / len(todo)

@@ -63,32 +63,41 @@ class Folds:
         Raises:
             ModelError: a fold number is out of range, a row would validate the fold that it trains, or a part of a fold is empty.
         """
-        if not isinstance(frame.schema[self.column].dataType, IntegralType):
-            found = frame.schema[self.column].dataType.simpleString()
-            raise ModelError(f"Column '{self.column}' is {found}; expected whole fold numbers: cast it to int.")
+        self.check_type(frame)
         cells = self._cells(frame)
         problems = self._wrong_numbers(frame, cells) or (self._empty_parts(cells) if whole else [])
         if problems:
             raise ModelError(problems)
 
+    def check_type(self, frame: DataFrame) -> None:
+        """Nothing is read.
+
+        Raises:
+            ModelError: the fold column holds no whole numbers.
+        """
+        if not isinstance(frame.schema[self.column].dataType, IntegralType):
+            found = frame.schema[self.column].dataType.simpleString()
+            raise ModelError(f"Column '{self.column}' is {found}; expected whole fold numbers: cast it to int.")
+
+    def in_range(self) -> Column:
+        """Condition for the rows whose fold number may be; null where it is null."""
+        return F.col(self.column).between(-1, self.count - 1)
+
     def _cells(self, frame: DataFrame) -> list[Row]:
         fold = F.col(self.column)
         # All numbers out of range make one group, so that a wrong column does not bring its every value to the driver.
-        group = F.when(self._in_range(), fold).alias("fold")
+        group = F.when(self.in_range(), fold).alias("fold")
         train_from = F.col(self.train_from).cast("int") if self.train_from else F.lit(None).cast("int")
         return frame.select(group, train_from.alias("train_from")).distinct().collect()
 
-    def _in_range(self) -> Column:
-        return F.col(self.column).between(-1, self.count - 1)
-
     def _wrong_numbers(self, frame: DataFrame, cells: list[Row]) -> list[str]:
         if any(cell["fold"] is None for cell in cells):
-            wrong = frame.filter(~F.coalesce(self._in_range(), F.lit(False)))
+            wrong = frame.filter(~F.coalesce(self.in_range(), F.lit(False)))
             example = wrong.agg(F.min(F.coalesce(F.col(self.column).cast("string"), F.lit("null")))).collect()[0][0]
             expected = f"[0, {self.count}), or -1 for a row that no fold validates"
             return [f"Fold number must be in range {expected}, but got {example} in column '{self.column}'."]
         if self.scheme == "earlier" and any(
-            c["train_from"] is not None and 0 <= c["train_from"] <= c["fold"] for c in cells
+            c["train_from"] is not None and c["train_from"] <= c["fold"] and c["fold"] >= 0 for c in cells
         ):
             return [
                 f"Column '{self.train_from}' lets rows train the fold that they validate: it must be greater than '{self.column}'."

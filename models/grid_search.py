@@ -73,7 +73,7 @@ def tune(
         refit: fit the best point on all rows too, if its solver has them at hand.
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
     """
-    search.folds.check(frame)
+    search.folds.check_type(frame)
     done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
     routes, refused = _routes(search, done)
     models: dict[tuple[int, int], Model] = {}
@@ -92,6 +92,8 @@ def tune(
 
     whole = Refit(best)
     exact, general = _by_path(search, routes)
+    if general or not exact_estimator.checks_folds(exact):
+        search.folds.check(frame)
     options: dict[str, Any] = {"parallelism": search.parallelism, "skip": done.keys(), "keep_models": keep_models}
     # The exact path last: when its rows are at hand, all else is known.
     paths = (

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
+from pyspark.ml import Pipeline
+from pyspark.ml.classification import LogisticRegression
+from pyspark.ml.evaluation import BinaryClassificationEvaluator, RegressionEvaluator
+from pyspark.ml.feature import StandardScaler
+from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import Vectors
+from pyspark.ml.regression import GeneralizedLinearRegression, LinearRegression
 from pyspark.sql import DataFrame, SparkSession
 
 from models.folds import ROWS_PER_PARTITION, Folds, canonical, with_hash_folds
+from models.tuning import CrossValidator
 from transforms.errors import ModelError
 
 
 def cells(spark: SparkSession, *rows: tuple[int | None, int | None]) -> DataFrame:
-    return spark.createDataFrame(list(rows), "fold int, train_from int").repartition(2)
+    numbered = [(id, *row) for id, row in enumerate(rows)]
+    return spark.createDataFrame(numbered, "id int, fold bigint, train_from int").repartition(2)
 
 
 def members(frame: DataFrame, folds: Folds) -> list[tuple[list[int], list[int]]]:
@@ -35,7 +44,7 @@ def test_who_trains_and_who_validates(spark: SparkSession) -> None:
     assert members(frame, Folds(2, "fold", "earlier", "train_from")) == [([0], [1, 2]), ([0, 1, 4], [3])]
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     ("rows", "scheme", "message"),
     [
         ([(0, None), (1, None), (7, None)], "others", "Fold number must be in range [0, 2), or -1 for a row that no fold validates, but got 7 in column 'fold'."),
@@ -43,8 +52,12 @@ def test_who_trains_and_who_validates(spark: SparkSession) -> None:
         ([(0, None), (0, None)], "others", "The training data at fold 0 is empty: use fewer folds, or data that fills them.\nThe validation data at fold 1 is empty: use fewer folds, or data that fills them."),
         ([(-1, 0), (0, 0), (1, None)], "earlier", "Column 'train_from' lets rows train the fold that they validate: it must be greater than 'fold'."),
         ([(-1, 1), (0, None), (1, None)], "earlier", "The training data at fold 0 is empty: use fewer folds, or data that fills them."),
+        ([(-1, 0), (0, -1), (1, None)], "earlier", "Column 'train_from' lets rows train the fold that they validate: it must be greater than 'fold'."),
     ],
 )  # fmt: skip
+
+
+@WRONG
 def test_columns_that_are_no_folds_are_refused(
     spark: SparkSession, rows: list[tuple[int | None, int | None]], scheme: str, message: str
 ) -> None:
@@ -52,6 +65,44 @@ def test_columns_that_are_no_folds_are_refused(
     with pytest.raises(ModelError) as caught:
         Folds(2, "fold", scheme, "train_from" if scheme == "earlier" else None).check(cells(spark, *rows))  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+@WRONG
+@pytest.mark.parametrize(
+    ("estimator", "evaluator"),
+    [
+        (LinearRegression, RegressionEvaluator),
+        (LogisticRegression, BinaryClassificationEvaluator),
+        (GeneralizedLinearRegression, RegressionEvaluator),
+        (lambda: Pipeline(stages=[StandardScaler(inputCol="features", outputCol="scaled"), LinearRegression()]), RegressionEvaluator),
+    ],
+    ids=["linear", "logistic", "general", "fitted stages"],
+)  # fmt: skip
+def test_every_path_of_a_search_refuses_them(
+    spark: SparkSession,
+    estimator: Any,
+    evaluator: Any,
+    rows: list[tuple[int | None, int | None]],
+    scheme: str,
+    message: str,
+) -> None:
+    """Also those that find out from their own sums over the rows; 2^40 is more than an int."""
+    frame = cells(spark, *[(2**40 if fold == 7 else fold, first) for fold, first in rows * 4])
+    frame = frame.selectExpr("*", "CAST(id % 2 AS DOUBLE) AS label", "ARRAY(CAST(id AS DOUBLE), id % 3) AS numbers")
+    frame = frame.select("fold", "train_from", "label", array_to_vector("numbers").alias("features"))
+    search = CrossValidator(
+        estimator=estimator(),
+        estimatorParamMaps=[{}],
+        evaluator=evaluator(),
+        numFolds=2,
+        foldCol="fold",
+        foldScheme=scheme,
+    )
+    if scheme == "earlier":
+        search = search.copy({search.trainFromCol: "train_from"})
+    with pytest.raises(ModelError) as caught:
+        search.fit(frame)
+    assert str(caught.value) == message.replace("got 7", f"got {2**40}")
 
 
 def test_a_fold_column_of_another_type_is_refused(spark: SparkSession) -> None:

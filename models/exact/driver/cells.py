@@ -19,7 +19,7 @@ class Cells:
     """All cells that folds can make, whether rows have them or not.
 
     Attributes:
-        column: the row's cell number, in [0, C).
+        column: the row's cell number, in [0, C); null where the fold number is out of range.
         trains: (K, C), whether fold k trains on the rows of cell c.
         validates: (K, C), whether fold k validates on them.
     """
@@ -32,12 +32,17 @@ class Cells:
     def count(self) -> int:
         return int(self.trains.shape[1])
 
+    def are_folds(self, filled: Flags) -> bool:
+        """Whether every fold has rows to train and others to validate, if the `filled` cells (C) are those with rows."""
+        trains, validates = self.trains & filled, self.validates & filled
+        return bool((trains.any(axis=1) & validates.any(axis=1)).all() and not (trains & validates).any())
+
     @classmethod
     def of(cls, folds: Folds) -> Cells:
         """For `others` a cell is a fold number or -1; for `earlier` it is that and the first fold that the row may train."""
         fold = np.arange(-1, folds.count)
         k = np.arange(folds.count)[:, None]
-        number = F.col(folds.column).cast("int") + 1
+        number = F.when(folds.in_range(), F.col(folds.column)).cast("int") + 1
         if folds.scheme == "others":
             return cls(number, fold != k, fold == k)
         if folds.train_from is None:

@@ -51,6 +51,11 @@ class LinearSearch:
         """As `by_cell`, every row counted once."""
         return self._maps.plain(self._passes, self.by_cell, weighted=is_weighted(self._estimators[0]))
 
+    @property
+    def filled(self) -> Flags:
+        """(C), the cells with rows of positive weight."""
+        return np.array([each is not None for each in self.by_cell])
+
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
         shared: dict[Any, list[tuple[int, int]]] = {}

@@ -88,6 +88,11 @@ class LogisticSearch:
         self._on_pass = on_pass
         self._parts: dict[Any, _Part] = {}
 
+    @property
+    def filled(self) -> Flags:
+        """(C), the cells with rows of positive weight."""
+        return np.array([each is not None for each in self._rows.by_cell])
+
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
         fits = self._fitted(pairs)

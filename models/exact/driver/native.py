@@ -107,9 +107,5 @@ def _to_java(value: Any) -> Any:
 
 
 def _doubles(values: Sequence[float]) -> Any:
-    gateway = SparkSession.active().sparkContext._gateway
-    assert gateway is not None
-    array = gateway.new_array(gateway.jvm.double, len(values))
-    for index, value in enumerate(values):
-        array[index] = float(value)
-    return array
+    """A Java array, in one call: filling one takes a call an element."""
+    return _to_java(DenseVector(values)).toArray()

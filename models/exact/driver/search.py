@@ -14,7 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from models.exact.driver import native
-from models.exact.driver.cells import Cells
+from models.exact.driver.cells import Cells, Flags
 from models.exact.driver.linear_search import LinearSearch, is_weighted
 from models.exact.driver.logistic_search import LogisticSearch
 from models.exact.driver.maps import Maps
@@ -29,6 +29,11 @@ OnPass = Callable[[int, int], None]
 
 class Search(Protocol):
     """A search over one set of rows."""
+
+    @property
+    def filled(self) -> Flags:
+        """(C), the cells with rows of positive weight."""
+        ...
 
     def folds(self, pairs: Sequence[tuple[int, int]]) -> list[Solution]:
         """The models of (point, fold) pairs, each with its metric on the fold's validation rows."""
