@@ -20,6 +20,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pyspark.sql import SparkSession
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "BENCHMARKS.md"
 
 
@@ -66,18 +68,31 @@ class Timings:
 
 
 def take_turns(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> tuple[Timings, Any, Any]:
-    """Call both once cold, then `pairs` times in turn; the timings and the last result of each side."""
+    """Call both once cold, then `pairs` times in turn; the timings and the last result of each side.
+
+    Each call finds the session at rest: a side of ten thousand jobs leaves events and garbage for the next one to clear away.
+    """
     first, our_result = seconds(ours)
+    _rest()
     second, peer_result = seconds(peer)
     timings = Timings(first, second)
     told(f"cold       ours {first:>8.2f} s  peer {second:>8.2f} s  {second / first:>7.1f}x")
     for pair in range(pairs):
+        _rest()
         ours_s, our_result = seconds(ours)
+        _rest()
         peer_s, peer_result = seconds(peer)
         timings.ours.append(ours_s)
         timings.peer.append(peer_s)
         told(f"pair {pair + 1}     ours {ours_s:>8.2f} s  peer {peer_s:>8.2f} s  {peer_s / ours_s:>7.1f}x")
     return timings, our_result, peer_result
+
+
+def _rest() -> None:
+    """Wait until Spark has handled its events, and collect garbage."""
+    context: Any = SparkSession.active().sparkContext
+    context._jsc.sc().listenerBus().waitUntilEmpty()
+    context._jvm.System.gc()
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:

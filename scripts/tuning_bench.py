@@ -67,6 +67,22 @@ def _assembler(frame: DataFrame) -> VectorAssembler:
     return VectorAssembler(inputCols=names, outputCol="features")
 
 
+def validators(
+    estimator: Estimator[Any], grid: Sequence[Any], evaluator: Evaluator, *, folds: int = FOLDS
+) -> tuple[tuning.CrossValidator, stock.CrossValidator]:
+    """Ours and stock's of one problem, folds in column `fold`; stock runs as many fits at once as there are cores."""
+    given: dict[str, Any] = {
+        "estimator": estimator, "estimatorParamMaps": list(grid), "evaluator": evaluator, "numFolds": folds, "foldCol": "fold",
+        "parallelism": SparkSession.active().sparkContext.defaultParallelism,
+    }  # fmt: skip
+    return tuning.CrossValidator(**given), stock.CrossValidator(**given)
+
+
+def metrics_apart(one: stock.CrossValidatorModel, other: stock.CrossValidatorModel) -> float:
+    """Largest difference of the metrics of a grid point."""
+    return float(np.max(np.abs(np.subtract(one.avgMetrics, other.avgMetrics))))
+
+
 def run(
     name: str,
     description: str | None,
@@ -81,20 +97,16 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         plain = rows(spark, count, features, Path(folder))
         frame = assembled(plain)
-        given_to_both: dict[str, Any] = {
-            "estimator": estimator, "estimatorParamMaps": list(grid), "evaluator": evaluator, "numFolds": FOLDS, "foldCol": "fold",
-            "parallelism": spark.sparkContext.defaultParallelism,
-        }  # fmt: skip
-        ours, peer = tuning.CrossValidator(**given_to_both), stock.CrossValidator(**given_to_both)
+        ours, peer = validators(estimator, grid, evaluator)
         timings, our_model, peer_model = paired.take_turns(
             lambda: ours.fit(frame), lambda: peer.fit(frame), given.pairs
         )
         pipeline = Pipeline(stages=[_assembler(plain), estimator])
-        whole = tuning.CrossValidator(**{**given_to_both, "estimator": pipeline})
+        whole, _ = validators(pipeline, grid, evaluator)
         from_columns, _ = paired.seconds(lambda: whole.fit(plain))
         frame.unpersist()
-        strict = _strict(frame.limit(2_000).repartition(2), estimator, grid, evaluator, given_to_both)
-        loose = float(np.max(np.abs(np.subtract(our_model.avgMetrics, peer_model.avgMetrics))))
+        strict = _strict(frame.limit(2_000).repartition(2), estimator, grid, evaluator)
+        loose = metrics_apart(our_model, peer_model)
     larger = evaluator.isLargerBetter()  # asks the JVM
     spark.stop()
     size = {"name": given.size, "rows": count, "features": features, "folds": FOLDS, "points": len(grid)}
@@ -105,9 +117,7 @@ def run(
     return paired.finish(found, given)
 
 
-def _strict(
-    frame: DataFrame, estimator: Estimator[Any], grid: Sequence[Any], evaluator: Evaluator, given: dict[str, Any]
-) -> dict[str, float]:
+def _strict(frame: DataFrame, estimator: Estimator[Any], grid: Sequence[Any], evaluator: Evaluator) -> dict[str, float]:
     """Stock to a tolerance of 1e-12 with exact areas, on fewer rows: metrics of all points, coefficients of the best."""
     frame = frame.cache()
     tight = estimator.copy()
@@ -115,14 +125,14 @@ def _strict(
     exact = evaluator.copy()
     if isinstance(exact, BinaryClassificationEvaluator):
         exact.setNumBins(0)
-    peer = stock.CrossValidator(**{**given, "estimator": tight, "evaluator": exact}).fit(frame)
-    ours = tuning.CrossValidator(**{**given, "evaluator": exact}).fit(frame)
+    peer = validators(tight, grid, exact)[1].fit(frame)
+    ours = validators(estimator, grid, exact)[0].fit(frame)
     frame.unpersist()
     mine, theirs = (
         np.append(model.bestModel.coefficients.toArray(), model.bestModel.intercept) for model in (ours, peer)
     )
     return {
-        "strict_metrics_apart": float(np.max(np.abs(np.subtract(ours.avgMetrics, peer.avgMetrics)))),
+        "strict_metrics_apart": metrics_apart(ours, peer),
         "strict_coefficients_apart": float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs))),
     }
 

@@ -78,14 +78,10 @@ def trailing(
     _check(queries, events, by=by, as_of=as_of, known_at=known_at, widths=widths, aggregates=aggregates, name=name)
     carried: dict[str, str | Column] = {}
     slots = [_slot(events, aggregate, carried) for aggregate in aggregates]
-    readings = [
-        _Reading(name(a.name, w), a.function, slot, w)
-        for a, slot in zip(aggregates, slots, strict=True)
-        for w in a.over or widths
-    ]
-    types = {aggregate.name: _type(aggregate, events) for aggregate in aggregates}
-    added = [T.StructField(name(a.name, w), types[a.name]) for a in aggregates for w in a.over or widths]
-    reach = max(w.length for a in aggregates for w in a.over or widths)
+    each = [(a, slot, w) for a, slot in zip(aggregates, slots, strict=True) for w in a.over or widths]
+    readings = [_Reading(name(a.name, w), a.function, slot, w) for a, slot, w in each]
+    added = [T.StructField(name(a.name, w), _type(a, events)) for a, _, w in each]
+    reach = max(w.length for _, _, w in each)
     return answer_each(
         queries,
         events,

@@ -8,13 +8,10 @@
     one key         seconds with all rows under one key over seconds with three keys: near 1 when no core waits
 
 Sides alternate in one session after a warm-up each; the warm-up's results are stored and compared row by row.
-`run` gives the object that `scripts/bench features` prints as its one line on standard output.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import statistics
 import sys
@@ -24,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -31,11 +29,13 @@ from pyspark.sql import functions as F
 from conf.schema import Environment
 from conf.values import Duration
 from jobs import session
+from scripts import paired
 from transforms.point_in_time import as_of_join
 from transforms.windows import Aggregate, trailing
 
 WIDTHS = [Duration.model_validate(text) for text in ("3 hours", "7 days", "28 days")]
 AGGREGATES = [Aggregate("count", None, "rows"), Aggregate("avg", "x", "mean_x"), Aggregate("avg", "y", "mean_y")]
+SIZES = {"small": (200_000, 30_000), "full": (2_000_000, 300_000)}  # rows, and rows of the default frames (minutes)
 WITHIN = timedelta(hours=3)
 SEGMENT_TREE = "spark.sql.window.segmentTree.enabled"
 YEAR_SECONDS = 365 * 86_400
@@ -196,8 +196,9 @@ def one_key(spark: SparkSession, rows: int, rounds: int) -> float:
     return round(hot / spread, 2)
 
 
-def run(spark: SparkSession, *, rows: int, default_rows: int, rounds: int) -> dict[str, object]:
+def run(spark: SparkSession, size: str, rounds: int) -> dict[str, Any]:
     """Measure all of it. `ok` is whether every result equals its peer's; `targets_met` is about speed."""
+    rows, default_rows = SIZES[size]
     found: dict[str, Comparison] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -206,11 +207,10 @@ def run(spark: SparkSession, *, rows: int, default_rows: int, rounds: int) -> di
         found["windows"] = _told("windows", compare(frame, windows, range_frames, rounds, folder))
         found["as-of join"] = _told("as-of join", compare(frame, join, union_sort, rounds, folder))
         frame.unpersist()
-        if default_rows:
-            spark.conf.set(SEGMENT_TREE, "false")
-            frame = events(spark, default_rows, 3)
-            found["default frames"] = _told("default frames", compare(frame, windows, range_frames, 0, folder))
-            frame.unpersist()
+        spark.conf.set(SEGMENT_TREE, "false")
+        frame = events(spark, default_rows, 3)
+        found["default frames"] = _told("default frames", compare(frame, windows, range_frames, 0, folder))
+        frame.unpersist()
     exponent, seconds = slope(spark, rows, rounds)
     hot = one_key(spark, rows, rounds)
     print(f"slope {exponent} ({seconds}), one key {hot}", file=sys.stderr)
@@ -218,7 +218,7 @@ def run(spark: SparkSession, *, rows: int, default_rows: int, rounds: int) -> di
     main = found["windows"]
     return {
         "bench": "features",
-        "size": {"rows": rows, "default_rows": default_rows, "rounds": rounds},
+        "size": {"name": size, "rows": rows, "default_rows": default_rows, "rounds": rounds},
         "ours_s": main.ours_s,
         "peer_s": main.peer_s,
         "ratio": main.ratio,
@@ -239,18 +239,13 @@ def _told(name: str, found: Comparison) -> Comparison:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2_000_000)
-    parser.add_argument("--default-rows", type=int, default=300_000, help="0 leaves the default frames out (minutes)")
-    parser.add_argument("--rounds", type=int, default=2)
-    given = parser.parse_args()
+    given = paired.arguments(__doc__)
     spark = session.build(Environment(), app="bench features")
     try:
-        found = run(spark, rows=given.rows, default_rows=given.default_rows, rounds=given.rounds)
+        found = run(spark, given.size, given.pairs)
     finally:
         spark.stop()
-    print(json.dumps(found))
-    return 0 if found["ok"] else 1
+    return paired.finish(found, given)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ The files are the flights of 2013, several times over with other flight numbers.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -20,6 +18,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +31,7 @@ from jobs import ingest, session
 from jobs.delivery import Delivery, tables
 from jobs.lake import Lake
 from jobs.runs import Ledger, Run
+from scripts import paired
 from transforms import contracts
 
 FLIGHTS = Path(__file__).resolve().parents[2] / "data" / "raw" / "flights"
@@ -50,6 +50,7 @@ COLUMNS = {
     "air_time": "double",
     "distance": "double!",
 }
+COPIES = {"small": 6, "full": 36}  # of the 336,776 flights
 TARGETS = {"without_duplicates": 0.8, "with_duplicates": 0.65}
 PIPELINE = {
     "pipeline": "bench",
@@ -158,8 +159,9 @@ def summary(frame: DataFrame) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
-def run(spark: SparkSession, *, copies: int, rounds: int) -> dict[str, object]:
+def run(spark: SparkSession, size: str, rounds: int) -> dict[str, Any]:
     """Measure. `ok` is whether both sides wrote the same rows; `targets_met` is about speed."""
+    copies = COPIES[size]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = write_files(folder / "raw", copies)
@@ -183,7 +185,7 @@ def run(spark: SparkSession, *, copies: int, rounds: int) -> dict[str, object]:
         print(f"{what:<20} {ratio:.2f}x, wanted {TARGETS[what]}x", file=sys.stderr)
     return {
         "bench": "ingest",
-        "size": {"rows": rows, "columns": len(COLUMNS), "files": 12 * copies, "rounds": rounds},
+        "size": {"name": size, "rows": rows, "columns": len(COLUMNS), "files": 12 * copies, "rounds": rounds},
         "ours_s": round(ours_s, 2),
         "peer_s": round(peer_s, 2),
         "ratio": round(ratios["with_duplicates"], 2),
@@ -195,17 +197,13 @@ def run(spark: SparkSession, *, copies: int, rounds: int) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", type=int, default=6, help="of the 336,776 flights")
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
+    given = paired.arguments(__doc__)
     spark = session.build(Environment(driver_memory="2g"), app="bench ingest")
     try:
-        found = run(spark, copies=given.copies, rounds=given.rounds)
+        found = run(spark, given.size, given.pairs)
     finally:
         spark.stop()
-    print(json.dumps(found))
-    return 0 if found["ok"] else 1
+    return paired.finish(found, given)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ driver of 2 GB. `ours_s` and `peer_s` are sums over the cases, `scaling` has eac
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from pyspark.ml import Estimator
-from pyspark.ml import tuning as stock
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
 from pyspark.ml.linalg import Vector, Vectors, VectorUDT
@@ -26,8 +25,7 @@ from pyspark.sql.types import DoubleType, StructField, StructType
 
 from conf.schema import Environment
 from jobs import session
-from models import tuning
-from scripts import paired
+from scripts import paired, tuning_bench
 
 FACTOR, SECONDS = 1.2, 2.0
 APART = 1e-4  # of metrics: stock stops at its default tolerance
@@ -116,19 +114,13 @@ def main() -> int:
         frame = rows(spark, case)
         for name, estimator, grid, evaluator in problems(case.points):
             title = f"{case.name}, {name}"
-            shared: dict[str, Any] = {
-                "estimator": estimator, "estimatorParamMaps": grid, "evaluator": evaluator, "numFolds": case.folds,
-                "foldCol": "fold", "parallelism": spark.sparkContext.defaultParallelism,
-            }  # fmt: skip
             paired.told(title)
-            sides: list[Callable[[], Any]] = [
-                partial(side.fit, frame) for side in (tuning.CrossValidator(**shared), stock.CrossValidator(**shared))
-            ]
-            timings, mine, theirs = paired.take_turns(sides[0], sides[1], given.pairs)
+            ours, peer = tuning_bench.validators(estimator, grid, evaluator, folds=case.folds)
+            timings, mine, theirs = paired.take_turns(partial(ours.fit, frame), partial(peer.fit, frame), given.pairs)
             ours_s, peer_s = ours_s + timings.ours_s, peer_s + timings.peer_s
             scaling[title] = {"ours_s": timings.ours_s, "peer_s": timings.peer_s}
             met[title] = timings.ours_s <= FACTOR * timings.peer_s + SECONDS
-            apart[title] = float(np.max(np.abs(np.subtract(mine.avgMetrics, theirs.avgMetrics))))
+            apart[title] = tuning_bench.metrics_apart(mine, theirs)
         frame.unpersist()
     spark.stop()
     found = {

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 from pyspark.ml import Pipeline
-from pyspark.ml import tuning as stock
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import Imputer, OneHotEncoder, StandardScaler, StringIndexer, VectorAssembler
@@ -19,7 +17,6 @@ from pyspark.sql import functions as F
 
 from conf.schema import Environment
 from jobs import session
-from models import tuning
 from scripts import paired, tuning_bench
 
 SIZES = {"small": 20_000, "full": 200_000}
@@ -74,14 +71,10 @@ def main() -> int:
         .addGrid(last.regParam, [0.001, 0.01, 0.1, 0.3])
         .build()
     )
-    shared = {
-        "estimator": estimator, "estimatorParamMaps": grid, "evaluator": BinaryClassificationEvaluator(),
-        "numFolds": FOLDS, "foldCol": "fold", "parallelism": spark.sparkContext.defaultParallelism,
-    }  # fmt: skip
-    ours, peer = tuning.CrossValidator(**shared), stock.CrossValidator(**shared)
+    ours, peer = tuning_bench.validators(estimator, grid, BinaryClassificationEvaluator(), folds=FOLDS)
     timings, mine, theirs = paired.take_turns(lambda: ours.fit(frame), lambda: peer.fit(frame), given.pairs)
     spark.stop()
-    apart = float(np.max(np.abs(np.subtract(mine.avgMetrics, theirs.avgMetrics))))
+    apart = tuning_bench.metrics_apart(mine, theirs)
     size = {"name": given.size, "rows": SIZES[given.size], "folds": FOLDS, "points": len(grid)}
     found = timings.line("pipeline_cv", size, {"metrics_apart": apart}, ok=apart <= 1e-4)
     return paired.finish(found, given)

@@ -9,10 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from pyspark.ml import tuning as stock
 from pyspark.sql import functions as F
 
 from conf.schema import Environment
@@ -30,11 +27,7 @@ def main() -> int:
     count, features = linear_cv.SIZES[given.size]
     spark = session.build(Environment(driver_memory=tuning_bench.DRIVER_MEMORY), app="bench retune")
     estimator, grid, evaluator = linear_cv.problem()
-    shared: dict[str, Any] = {
-        "estimator": estimator, "estimatorParamMaps": list(grid), "evaluator": evaluator, "numFolds": tuning_bench.FOLDS,
-        "foldCol": "fold", "parallelism": spark.sparkContext.defaultParallelism,
-    }  # fmt: skip
-    ours, peer = tuning.CrossValidator(**shared), stock.CrossValidator(**shared)
+    ours, peer = tuning_bench.validators(estimator, grid, evaluator)
     with tempfile.TemporaryDirectory() as folder:
         frame = tuning_bench.assembled(tuning_bench.rows(spark, count, features, Path(folder, "rows")))
         is_new = F.pmod(F.xxhash64("value"), F.lit(1_000_000)) < NEW_ROWS * 1_000_000
@@ -50,8 +43,8 @@ def main() -> int:
         all_rows, whole = paired.seconds(lambda: ours.fit(frame))
     spark.stop()
     quality = {
-        "metrics_apart": float(np.max(np.abs(np.subtract(mine.avgMetrics, theirs.avgMetrics)))),
-        "metrics_apart_from_all_rows": float(np.max(np.abs(np.subtract(mine.avgMetrics, whole.avgMetrics)))),
+        "metrics_apart": tuning_bench.metrics_apart(mine, theirs),
+        "metrics_apart_from_all_rows": tuning_bench.metrics_apart(mine, whole),
     }
     ok = quality["metrics_apart"] <= 1e-4 and quality["metrics_apart_from_all_rows"] <= 1e-9
     size = {"name": given.size, "rows": count, "new_rows": new_rows, "features": features, "points": len(grid)}
