@@ -43,6 +43,7 @@ class Confusions:
             numerator = {"accuracy": correct.sum(axis=1), "hammingLoss": wrong, "logLoss": self.log_loss}[name]
             return np.asarray(numerator / total)
         kind, by_class = _kinds(name)
+        beta = 1.0 if name == "f1" else beta
         false = self.counts.sum(axis=1) - correct
         with np.errstate(invalid="ignore", divide="ignore"):
             recall = correct / by_label
