@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -36,7 +36,7 @@ class Winner:
     point: Point
     mean: float
     std: float
-    models: Mapping[int, Model]
+    models: Mapping[int, Callable[[], Model]]
 
 
 def run(run: Run) -> Outcome:
@@ -213,8 +213,9 @@ def _out_of_fold(run: Run, rows: DataFrame, winner: Winner, pipeline: Pipeline) 
     """The winner's predictions for the rows that each fold held out; models of an interrupted run are fitted again."""
     folds, frames = _folds(run), []
     for fold in range(folds.count):
-        model = winner.models.get(fold)
-        if model is None:
+        if fold in winner.models:
+            model = winner.models[fold]()
+        else:
             model = grid_search.fit(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
         frames.append(model.transform(rows.where(folds.validates(fold))))
     return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames])

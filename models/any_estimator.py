@@ -7,9 +7,10 @@ that share them, their output is cached once, cut down to the columns that the l
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial, reduce
 from itertools import takewhile
 from multiprocessing.pool import ThreadPool
 from typing import Any
@@ -35,7 +36,10 @@ ParamMap = Mapping[Param[Any], Any]
 
 @dataclass(frozen=True)
 class Fit:
-    """One grid point on one fold. `value` is the evaluator's, None when `error` says why; `model` only where it was asked for."""
+    """One grid point on one fold. `value` is the evaluator's, None when `error` says why; `model` makes the model, where it was asked for.
+
+    Few models of a search are ever used, and making one may take stages that are fitted for it.
+    """
 
     point: int
     fold: int
@@ -43,7 +47,7 @@ class Fit:
     seconds: float
     solver: str
     error: Exception | None = None
-    model: Model | None = None
+    model: Callable[[], Model] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,6 @@ def route(estimator: Estimator[Any], point: int, extra: ParamMap) -> Route:
 
 def fit_whole(way: Route, frame: DataFrame) -> Model:
     """Fit one grid point on all rows of a frame."""
-    if not way.is_pipeline:
-        return _fit_last(way, frame)[0]  # type: ignore[return-value]
     memo: dict[Any, Transformer] = {}
     rows, _ = advance((frame, frame), way, range(len(way.prefix)), memo)
     with cached(_pruned(rows, way, None)) if way.prefix else nullcontext(rows) as prepared:
@@ -204,10 +206,8 @@ def _fit_and_evaluate(
         value = float(evaluator.evaluate(predictions))
     except FIT_ERRORS as error:
         return _failed(way, fold, started, error)
-    model = None
-    if keep:
-        model = _assembled(way, memo, last) if way.is_pipeline else last[0]
-    return Fit(way.point, fold, value, time.monotonic() - started, way.solver, None, model)  # type: ignore[arg-type]
+    model = partial(_assembled, way, memo, last) if keep else None
+    return Fit(way.point, fold, value, time.monotonic() - started, way.solver, None, model)
 
 
 def _fit_last(way: Route, frame: DataFrame) -> list[Transformer]:
@@ -216,13 +216,20 @@ def _fit_last(way: Route, frame: DataFrame) -> list[Transformer]:
     return [trees.fit(way.last, frame) if trees.applies(way.last) else way.last.fit(frame)]
 
 
-def _assembled(way: Route, memo: Mapping[Any, Transformer], last: list[Transformer]) -> PipelineModel:
+def _assembled(way: Route, memo: Mapping[Any, Transformer], last: list[Transformer]) -> Model:
+    if not way.is_pipeline:
+        return last[0]  # type: ignore[return-value]
     prefix = [memo[way.keys[: i + 1]] for i in range(len(way.prefix))]
     return PipelineModel([*prefix, *last, *way.tail])
 
 
 def _failed(way: Route, fold: int, started: float, error: Exception) -> Fit:
     return Fit(way.point, fold, None, time.monotonic() - started, way.solver, error)
+
+
+def through(transformers: Sequence[Transformer], rows: DataFrame) -> DataFrame:
+    """The rows with what transformers make of them, one after the other."""
+    return reduce(lambda frame, stage: stage.transform(frame), transformers, rows)
 
 
 def advance(

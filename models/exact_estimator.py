@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
@@ -112,7 +112,7 @@ def fits(
                 numbers = searched.numbers(frame)
                 if numbers is None:
                     prefix = members[0].prefix
-                    yield from searched.fits(through(prefix, frame), None, todo, prefix, every_row=True)
+                    yield from searched.fits(any_estimator.through(prefix, frame), None, todo, prefix, every_row=True)
                 else:
                     yield from searched.fits(*numbers, todo, every_row=True)
                 continue
@@ -185,7 +185,7 @@ class _Group:
             return None
         if any(stages.is_shared(stage) for stage in way.prefix[:-1]):
             return None
-        names, frame = last.getInputCols(), through(way.prefix[:-1], frame)
+        names, frame = last.getInputCols(), any_estimator.through(way.prefix[:-1], frame)
         last.transform(frame)  # what is wrong with its columns is told before the search
         plain = all(name in frame.columns and isinstance(frame.schema[name].dataType, NumericType) for name in names)
         if not plain or len(set(names)) < len(names) or last.getOutputCol() != way.last.getFeaturesCol():
@@ -250,10 +250,8 @@ class _Group:
         for (k, fold), solution in zip(todo, solutions, strict=True):
             way, model = self.routes[k], None
             if self.keep_models:
-                if maps and (way.keys, fold) not in of_part:
-                    of_part[way.keys, fold] = _fitted(way, rows.filter(self.folds.trains(fold)))[1]
-                before = of_part[way.keys, fold] if maps else fitted
-                model = self._assembled(before, search.model_of(way.last, solution))
+                stages_of = partial(self._stages, way, fold, rows, of_part) if maps else partial(list, fitted)
+                model = partial(self._made, way, solution, stages_of)
             yield Fit(way.point, fold, solution.value, seconds, solver(way), None, model)
         if self.refit is not None and best is not None and whole is not None:
             if maps:
@@ -272,8 +270,22 @@ class _Group:
         point = self.refit.best(values)
         return next((k for k, way in enumerate(self.routes) if way.point == point), None)
 
+    def _stages(
+        self, way: Route, fold: int, rows: DataFrame, known: dict[Any, Sequence[Transformer]]
+    ) -> Sequence[Transformer]:
+        """The feature stages of a fold, fitted by stock code; `known` are those of points before."""
+        if (way.keys, fold) not in known:
+            known[way.keys, fold] = _fitted(way, rows.filter(self.folds.trains(fold)))[1]
+        return known[way.keys, fold]
+
+    def _made(self, way: Route, solution: Solution, fitted: Callable[[], Sequence[Transformer]]) -> Model:
+        return self._assembled(fitted(), search.model_of(way.last, solution))
+
     def _assembled(self, fitted: Sequence[Transformer], last: Model) -> Model:
         return PipelineModel([*fitted, last]) if self.routes[0].is_pipeline else last
+
+    def _after(self, fitted: Sequence[Transformer], model: Callable[[], Model]) -> Model:
+        return self._assembled(fitted, model())
 
     def _general(self, features: DataFrame, fitted: Sequence[Transformer], todo: Pairs, reason: str) -> Iterator[Fit]:
         log.info("The general path fits %d grid point(s): %s.", len(self.routes), reason)
@@ -289,7 +301,7 @@ class _Group:
             skip=every - wanted,
             keep_models=self.keep_models,
         ):
-            yield fit if fit.model is None else replace(fit, model=self._assembled(fitted, fit.model))
+            yield fit if fit.model is None else replace(fit, model=partial(self._after, fitted, fit.model))
 
 
 def passes(way: Route, evaluator: Evaluator) -> int | None:
@@ -307,11 +319,6 @@ def solver(way: Route) -> str:
 def _failed(group: Sequence[Route], todo: Pairs, seconds: float, error: Exception) -> Iterator[Fit]:
     for k, fold in todo:
         yield Fit(group[k].point, fold, None, seconds / len(todo), solver(group[k]), error)
-
-
-def through(transformers: Sequence[Transformer], rows: DataFrame) -> DataFrame:
-    """The rows with what transformers make of them, one after the other."""
-    return reduce(lambda frame, stage: stage.transform(frame), transformers, rows)
 
 
 def _transformed(way: Route, frame: DataFrame) -> DataFrame:

@@ -1,14 +1,13 @@
 """The search over one estimator's grid that `CrossValidator` and the train job run: each point to its solver, each fit to a trial.
 
-`exact_estimator` solves linear and logistic regression, the general path of `any_estimator` (and `trees` inside it) all else. The
-result does not depend on which solver ran.
+`exact_estimator` solves linear and logistic regression, `tree_search` boosted trees, the general path of `any_estimator` all else.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from pyspark.ml import Estimator, Model
 from pyspark.ml.evaluation import Evaluator
 from pyspark.sql import DataFrame
 
-from models import any_estimator, exact_estimator, trees
+from models import any_estimator, exact_estimator, tree_search
 from models.any_estimator import Fit, ParamMap, Route
 from models.exact.driver.search import OnPass
 from models.exact_estimator import Refit
@@ -76,7 +75,7 @@ def tune(
     search.folds.check_type(frame)
     done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
     routes, refused = _routes(search, done)
-    models: dict[tuple[int, int], Model] = {}
+    models: dict[tuple[int, int], Callable[[], Model]] = {}
 
     def result(found: Mapping[tuple[int, int], float] = MappingProxyType({})) -> TuningResult:
         scores = np.full((len(search.grid), search.folds.count), np.nan)
@@ -91,19 +90,22 @@ def tune(
         return result(found).best if known else None
 
     whole = Refit(best)
-    exact, general = _by_path(search, routes)
-    if general or not exact_estimator.checks_folds(exact):
+    exact, boosted, general = _by_path(search, routes)
+    if general or boosted or not exact_estimator.checks_folds(exact):
         search.folds.check(frame)
     options: dict[str, Any] = {"parallelism": search.parallelism, "skip": done.keys(), "keep_models": keep_models}
     # The exact path last: when its rows are at hand, all else is known.
     paths = (
         any_estimator.fits(frame, search.folds, general, search.evaluator, **options),
+        tree_search.fits(frame, search.folds, boosted, search.evaluator, **options),
         exact_estimator.fits(
             frame, search.folds, exact, search.evaluator, on_pass=on_pass, refit=whole if refit else None, **options
         ),
     )
     # Closed whatever happens: a generator that waits for its collection would keep the folds cached.
-    with closing(paths[0]), closing(paths[1]):
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(closing(path))
         for fit in chain(refused, *paths):
             if fit.error is not None and (stop_on_error or _stopped(frame)):
                 raise fit.error
@@ -149,19 +151,24 @@ def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Rout
     return routes, refused
 
 
-def _by_path(search: Search, routes: Sequence[Route]) -> tuple[list[Route], list[Route]]:
-    """Routes of the exact and of the general path; each reason for the latter is logged once."""
+def _by_path(search: Search, routes: Sequence[Route]) -> tuple[list[Route], list[Route], list[Route]]:
+    """Routes of the exact path, of boosted trees and of the general path; each reason for the last is logged once."""
     exact: list[Route] = []
+    boosted: list[Route] = []
     general: list[Route] = []
     reasons = set()
     for way in routes:
         reason = exact_estimator.reason_against(way, search.evaluator, insist=search.exact)
-        (exact if reason is None else general).append(way)
-        if reason is not None and way.solver != trees.SOLVER:
+        if reason is None:
+            exact.append(way)
+        elif tree_search.reason_against(way, search.evaluator) is None:
+            boosted.append(way)
+        else:
+            general.append(way)
             reasons.add(reason)
     for reason in sorted(reasons):
         log.info("The general path fits some grid points: %s.", reason)
-    return exact, general
+    return exact, boosted, general
 
 
 def _trial(search: Search, fit: Fit) -> Trial:

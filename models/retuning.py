@@ -33,7 +33,7 @@ def statistics(search: Search, frame: DataFrame, how_folded: Mapping[str, Any]) 
     """
     first = _routes(search)[0]
     search.folds.check(frame, whole=False)
-    features = exact_estimator.through(first.prefix, frame)
+    features = any_estimator.through(first.prefix, frame)
     if features.isEmpty():
         raise ModelError("There are no rows to take statistics of: keep those that you have.")
     last: Any = first.last

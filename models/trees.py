@@ -2,7 +2,7 @@
 
 `xgboost.spark` fits inside a barrier stage, which costs about 3 s a fit in polling alone, whatever the data, and needs its slots at
 once. One worker needs no barrier. Here the same parameters go to the same `xgboost.train` over rows in canonical order,
-and the booster becomes the same stock `xgboost.spark` model.
+and the booster becomes the same stock `xgboost.spark` model. `tree_search` does this for all folds and grid points together.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyspark.ml import Estimator, Model
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from models import tree_task
+from models.tree_task import ORDINAL
+
 SOLVER = "xgboost, one task"
-_ORDINAL = "ordinal"
 _OTHER_INPUTS = (
     "validationIndicatorCol", "base_margin_col", "qid_col", "features_cols", "enable_sparse_data_optim", "early_stopping_rounds",
 )  # fmt: skip
-Array = npt.NDArray[Any]
 
 
 def applies(estimator: Estimator[Any]) -> bool:
@@ -42,13 +42,23 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     Returns:
         The estimator's stock model, without the training metric of each round that the stock fit computes besides.
     """
+    prepared = inputs(estimator, frame)
+    booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
+    ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id()).coalesce(1)
+    row = ordered.mapInArrow(_training(booster, rounds, matrix), "config string, model binary").collect()[0]
+    return model_of(estimator, row["config"], row["model"])
+
+
+def inputs(estimator: Any, frame: DataFrame) -> DataFrame:
+    """Columns `values`, `label` and `weight` of an estimator that `applies` accepts, checked as its own fit checks them."""
     estimator._validate_params()
     columns, _ = estimator._prepare_input_columns_and_feature_prop(frame)
-    prepared = frame.select(*columns)
-    booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
-    ordered = prepared.withColumn(_ORDINAL, F.monotonically_increasing_id()).coalesce(1)
-    row = ordered.mapInArrow(_training(booster, rounds, matrix), "config string, model binary").collect()[0]
-    trained = estimator._convert_to_sklearn_model(bytearray(row["model"]), row["config"])
+    return frame.select(*columns)
+
+
+def model_of(estimator: Any, config: str, booster: bytes) -> Model:
+    """The estimator's stock model of a booster."""
+    trained = estimator._convert_to_sklearn_model(bytearray(booster), config)
     model = estimator._create_pyspark_model(trained, None)
     model._resetUid(estimator.uid)
     fitted: Model = estimator._copyValues(model)
@@ -63,29 +73,12 @@ def _training(
     def train(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import xgboost
 
-        parts: dict[str, list[Array]] = {}
-        for batch in batches:
-            for name in batch.schema.names if batch.num_rows else ():
-                parts.setdefault(name, []).append(_array(batch, name))
-        columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-        # A partition may be fetched before the one that it follows: put the rows back in order.
-        order = np.argsort(columns.pop(_ORDINAL))
-        features, labels = columns.pop("values")[order], {name: array[order] for name, array in columns.items()}
-        binned = booster.get("tree_method") in (None, "auto", "hist")
-        bins = {"max_bin": booster["max_bin"]} if binned and "max_bin" in booster else {}
-        kind = xgboost.QuantileDMatrix if binned else xgboost.DMatrix
-        data = kind(features, **labels, **matrix, **bins)
+        rows = tree_task.columns(batches)
+        data = tree_task.made(rows, np.ones(len(rows["label"]), dtype=bool), booster, matrix, weighted=True)
         model = xgboost.train(booster, data, **rounds)
         yield pa.RecordBatch.from_pydict({"config": [model.save_config()], "model": [bytes(model.save_raw("ubj"))]})
 
     return train
-
-
-def _array(batch: pa.RecordBatch, name: str) -> Array:
-    column = batch.column(name)
-    if name != "values":
-        return np.asarray(column)
-    return np.asarray(column.flatten(), dtype=np.float32).reshape(batch.num_rows, -1)
 
 
 def _value(estimator: Estimator[Any], name: str) -> Any:

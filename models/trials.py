@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,14 +39,14 @@ class TuningResult:
 
     Attributes:
         scores: metric on the validation rows, shape (points, folds); NaN where the fit failed.
-        models: (point, fold) -> fitted model, of the trials fitted now whose models were to be kept.
+        models: (point, fold) -> what makes the fitted model, of the trials fitted now whose models were to be kept.
         whole: the best point's model on all rows, if it was asked for and its solver had them at hand.
     """
 
     trials: tuple[Trial, ...]
     scores: Scores
     larger_is_better: bool
-    models: Mapping[tuple[int, int], Model] = field(default_factory=dict)
+    models: Mapping[tuple[int, int], Callable[[], Model]] = field(default_factory=dict)
     whole: Model | None = None
 
     @property

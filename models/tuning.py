@@ -14,7 +14,7 @@ from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
-from models import any_estimator, exact_estimator, retuning, trees
+from models import any_estimator, exact_estimator, retuning, tree_search
 from models.exact.driver.statistics import Statistics
 from models.folds import Folds, with_hash_folds
 from models.grid_search import Search, fit, tune
@@ -23,7 +23,7 @@ from transforms.errors import ConfigError
 __all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "Statistics", "fit", "tune"]
 
 EXACT = "all folds and grid points share the passes over the rows, and each ends at the optimum"
-ONE_TASK = "one worker on CPUs needs no barrier stage"
+SHARED_MATRIX = "all folds and grid points share the binned rows, and tasks share out the models"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,9 @@ class CrossValidator(stock.CrossValidator):
                 solver, reason = exact_estimator.solver(way), EXACT
                 passes = exact_estimator.passes(way, evaluator)
             else:
-                solver, reason, passes = way.solver, ONE_TASK if way.solver == trees.SOLVER else against, None
+                solver, reason, passes = way.solver, against, None
+                if tree_search.reason_against(way, evaluator) is None:
+                    solver, reason = tree_search.SOLVER, SHARED_MATRIX
             planned.append(PlannedFit(point, parameters, solver, reason, passes, size))
         return tuple(planned)
 
@@ -212,7 +214,7 @@ class CrossValidator(stock.CrossValidator):
         point = result.require_best()
         best = result.whole or fit(self.getEstimator(), grid[point], dataset, exact=self.getExact())
         models = (
-            [[result.models[point, fold] for point in range(len(grid))] for fold in range(folds.count)]
+            [[result.models[point, fold]() for point in range(len(grid))] for fold in range(folds.count)]
             if collect
             else None
         )

@@ -108,7 +108,7 @@ def test_stages_after_the_last_estimator_are_applied(rows: DataFrame) -> None:
 
     found = run(pipeline, [{}], rows, keep_models=True)
 
-    shifted = found[0].model.transform(rows).select("prediction", "shifted").collect()  # type: ignore[union-attr]
+    shifted = found[0].model().transform(rows).select("prediction", "shifted").collect()  # type: ignore[union-attr]
     assert all(row["shifted"] == row["prediction"] + 1 for row in shifted)
 
 

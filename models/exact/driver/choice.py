@@ -57,30 +57,30 @@ def reason_against(
         return f"loss {estimator.getLoss()} is no sum of squares"
     if isinstance(estimator, LogisticRegression) and any(estimator.isSet(name) for name in _BOUNDS):
         return "bounds on coefficients are set"
-    return None if evaluator is None else _against_evaluator(estimator, evaluator)
+    classifies = isinstance(estimator, LogisticRegression)
+    return None if evaluator is None else against_evaluator(estimator, evaluator, classifies=classifies)
 
 
-def _against_evaluator(estimator: Estimator[Any], evaluator: Evaluator) -> str | None:
+def against_evaluator(estimator: Estimator[Any], evaluator: Evaluator, *, classifies: bool) -> str | None:
     """The evaluator must be MLlib's, and read what this estimator writes."""
-    classification = isinstance(estimator, LogisticRegression)
     name = type(evaluator).__name__
     columns: dict[str, tuple[str, ...]]
-    if type(evaluator) is BinaryClassificationEvaluator and classification:
+    if type(evaluator) is BinaryClassificationEvaluator and classifies:
         if evaluator.isSet(evaluator.numBins) and evaluator.getNumBins() != 0:
             return "numBins is set, and bins depend on the partitioning; 0 measures the area exactly"
         columns = {"rawPredictionCol": ("rawPredictionCol", "probabilityCol")}
-    elif type(evaluator) is MulticlassClassificationEvaluator and classification:
+    elif type(evaluator) is MulticlassClassificationEvaluator and classifies:
         columns = {"predictionCol": ("predictionCol",)}
         if _value(evaluator, "metricName") == "logLoss":
             columns["probabilityCol"] = ("probabilityCol",)
-    elif type(evaluator) is RegressionEvaluator and not classification:
+    elif type(evaluator) is RegressionEvaluator and not classifies:
         columns = {"predictionCol": ("predictionCol",)}
     else:
         return f"{name} does not measure what {type(estimator).__name__} predicts, or is not MLlib's own"
     for column, written in {**columns, "labelCol": ("labelCol",)}.items():
         if _value(evaluator, column) not in [_value(estimator, name) for name in written]:
             return f"{name}.{column} is '{_value(evaluator, column)}', which {type(estimator).__name__} does not write or read"
-    same = [_weight(estimator), None] if classification else [_weight(estimator)]
+    same = [_weight(estimator), None] if classifies else [_weight(estimator)]
     if _weight(evaluator) not in same:
         return "training and evaluation have different weight columns"
     return None

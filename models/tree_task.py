@@ -1,0 +1,151 @@
+"""Boosted trees of many folds and grid points, over rows that one task holds. No Spark.
+
+Rows are binned once for all models that agree on the bins. Rows outside a fold's training part have weight 0, which equals training on
+the part alone with the same cuts: cuts are made without weights, for weights would move them. Where all models train on the same rows the
+matrix holds no others. XGBoost uses one thread a model, so that sums do not depend on the number of cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from models.margins import Measure
+
+Array = npt.NDArray[Any]
+ORDINAL, CELL = "ordinal", "cell"
+SCHEMA = "number int, value double, seconds double, error string, config string, model binary"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One model to be trained.
+
+    Attributes:
+        number: which model, as the driver counts them.
+        fold: whose rows train and validate.
+        booster, rounds, matrix: arguments of `xgboost.train` and of the matrix, as `xgboost.spark` makes them of an estimator.
+    """
+
+    number: int
+    fold: int
+    booster: Mapping[str, Any]
+    rounds: Mapping[str, Any]
+    matrix: Mapping[str, Any]
+
+    @property
+    def work(self) -> float:
+        """About how long it takes, in no unit."""
+        return float(self.rounds.get("num_boost_round", 10)) * max(int(self.booster.get("max_depth") or 6), 1)
+
+    @property
+    def bins(self) -> str:
+        """Equal for models that the same matrix serves."""
+        return repr((is_binned(self.booster), self.booster.get("max_bin"), sorted(self.matrix.items())))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a task needs to know besides its rows.
+
+    Attributes:
+        trains, validates: (K, C), whether a fold trains or validates on the rows of a cell.
+        classifies: whether predictions are margins of classes.
+        keep: whether models come back, and not their values alone.
+    """
+
+    trains: Array
+    validates: Array
+    measure: Measure
+    classifies: bool
+    keep: bool
+
+    def run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
+        """Train and judge; one row of SCHEMA a model."""
+        rows = columns(batches)
+        cell = rows.pop(CELL)
+        folds = sorted({request.fold for request in requests})
+        parts = self.trains[folds][:, cell]
+        is_one_part = bool((parts == parts[0]).all())
+        ordered = sorted(requests, key=lambda request: request.bins)
+        for _, alike in groupby(ordered, key=lambda request: request.bins):
+            members = list(alike)
+            kept = parts[0] if is_one_part else np.ones(len(cell), dtype=bool)
+            matrix = made(rows, kept, members[0].booster, members[0].matrix, weighted=is_one_part)
+            for request in members:
+                if not is_one_part:
+                    weight = rows.get("weight", np.ones(len(cell)))
+                    matrix.set_weight(np.where(self.trains[request.fold][cell], weight, 0.0))
+                yield self._trained(rows, cell, matrix, request)
+
+    def _trained(self, rows: Mapping[str, Array], cell: Array, matrix: Any, request: Request) -> pa.RecordBatch:
+        import xgboost
+
+        started = time.monotonic()
+        found: dict[str, Any] = {"value": None, "error": None, "config": None, "model": None}
+        try:
+            model = xgboost.train(dict(request.booster), matrix, **request.rounds)
+            valid = np.flatnonzero(self.validates[request.fold][cell])
+            kind = "margin" if self.classifies else "value"
+            missing = request.matrix.get("missing", np.nan)
+            said = model.inplace_predict(rows["values"][valid], predict_type=kind, missing=missing)
+            weight = rows["weight"][valid] if "weight" in rows else np.ones(len(valid))
+            found["value"] = self.measure.value(said, rows["label"][valid], weight)
+            if self.keep:
+                found |= {"config": model.save_config(), "model": bytes(model.save_raw("ubj"))}
+        except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
+            found["error"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        whole = {"number": request.number, "seconds": time.monotonic() - started, **found}
+        names = [field.split()[0] for field in SCHEMA.split(", ")]
+        types = [pa.int32(), pa.float64(), pa.float64(), pa.string(), pa.string(), pa.binary()]
+        return pa.record_batch([pa.array([whole[name]], kind) for name, kind in zip(names, types, strict=True)], names)
+
+
+def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Array]:
+    """The columns of all rows in the order of ORDINAL: `values` (n, p) float32, others (n).
+
+    A partition may be fetched before the one that it follows: rows are put back in order.
+    """
+    parts: dict[str, list[Array]] = {}
+    for batch in batches:
+        for name in batch.schema.names if batch.num_rows else ():
+            parts.setdefault(name, []).append(_array(batch, name))
+    whole = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+    order = np.argsort(whole.pop(ORDINAL))
+    if (order[1:] > order[:-1]).all():
+        return whole
+    return {name: array[order] for name, array in whole.items()}
+
+
+def made(
+    rows: Mapping[str, Array], kept: Array, booster: Mapping[str, Any], matrix: Mapping[str, Any], *, weighted: bool
+) -> Any:
+    """The matrix of some rows, binned where the trees are grown on bins."""
+    import xgboost
+
+    names = [name for name in rows if name not in ("values", "weight")] + ["weight"] * (weighted and "weight" in rows)
+    features = rows["values"] if kept.all() else rows["values"][kept]
+    labels = {name: rows[name] if kept.all() else rows[name][kept] for name in names}
+    binned = is_binned(booster)
+    bins = {"max_bin": booster["max_bin"]} if binned and "max_bin" in booster else {}
+    kind = xgboost.QuantileDMatrix if binned else xgboost.DMatrix
+    return kind(features, **labels, **matrix, **bins)
+
+
+def is_binned(booster: Mapping[str, Any]) -> bool:
+    """Whether trees are grown on bins of the features."""
+    return booster.get("tree_method") in (None, "auto", "hist")
+
+
+def _array(batch: pa.RecordBatch, name: str) -> Array:
+    column = batch.column(name)
+    if name != "values":
+        return np.asarray(column)
+    return np.asarray(column.flatten(), dtype=np.float32).reshape(batch.num_rows, -1)
