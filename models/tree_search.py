@@ -107,13 +107,15 @@ class _Search:
         except FIT_ERRORS as error:
             yield from self._failed(wanted, started, error)
             return
-        yield from self.fits(features, wanted, list(memo.values()))
+        yield from self.fits(features, wanted, list(memo.values()), of_one_fold=True)
 
-    def fits(self, rows: DataFrame, wanted: Pairs, fitted: Sequence[Transformer]) -> Iterator[Fit]:
+    def fits(
+        self, rows: DataFrame, wanted: Pairs, fitted: Sequence[Transformer], *, of_one_fold: bool = False
+    ) -> Iterator[Fit]:
         """Fits over rows that have gone through the feature stages."""
         started = time.monotonic()
         try:
-            found = self._trained(rows, wanted)
+            found = self._trained(rows, wanted, of_one_fold=of_one_fold)
         except FIT_ERRORS as error:
             yield from self._failed(wanted, started, error)
             return
@@ -124,7 +126,7 @@ class _Search:
                 model = partial(_made, way, row["config"], row["model"], fitted)
             yield Fit(way.point, fold, row["value"], row["seconds"], SOLVER, problem, model)
 
-    def _trained(self, rows: DataFrame, wanted: Pairs) -> list[Any]:
+    def _trained(self, rows: DataFrame, wanted: Pairs, *, of_one_fold: bool) -> list[Any]:
         """The rows that tasks answer, one for each model, in order."""
         lasts: list[Any] = [way.last for way in self._routes]
         for last in lasts:
@@ -138,7 +140,9 @@ class _Search:
             arguments = [last._get_xgb_parameters(labels) for last in lasts]
             requests = [Request(n, fold, *arguments[k]) for n, (k, fold) in enumerate(wanted)]
             shares = dealt(requests, min(self._parallelism, len(requests)))
-            training = Training(cells.trains, cells.validates, self._measure, classifies, self._keep_models)
+            training = Training(
+                cells.trains, cells.validates, self._measure, classifies, of_one_fold, self._keep_models
+            )
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
 
             def answers(share: Sequence[Request]) -> list[Any]:

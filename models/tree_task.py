@@ -58,6 +58,7 @@ class Training:
     Attributes:
         trains, validates: (K, C), whether a fold trains or validates on the rows of a cell.
         classifies: whether predictions are margins of classes.
+        of_one_fold: whether all models train on the same rows, so that the matrix holds no others.
         keep: whether models come back, and not their values alone.
     """
 
@@ -65,22 +66,20 @@ class Training:
     validates: Array
     measure: Measure
     classifies: bool
+    of_one_fold: bool
     keep: bool
 
     def run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
         """Train and judge; one row of SCHEMA a model."""
         rows = columns(batches)
         cell = rows.pop(CELL)
-        folds = sorted({request.fold for request in requests})
-        parts = self.trains[folds][:, cell]
-        is_one_part = bool((parts == parts[0]).all())
         ordered = sorted(requests, key=lambda request: request.bins)
         for _, alike in groupby(ordered, key=lambda request: request.bins):
             members = list(alike)
-            kept = parts[0] if is_one_part else np.ones(len(cell), dtype=bool)
-            matrix = made(rows, kept, members[0].booster, members[0].matrix, weighted=is_one_part)
+            kept = self.trains[members[0].fold][cell] if self.of_one_fold else np.ones(len(cell), dtype=bool)
+            matrix = made(rows, kept, members[0].booster, members[0].matrix, weighted=self.of_one_fold)
             for request in members:
-                if not is_one_part:
+                if not self.of_one_fold:
                     weight = rows.get("weight", np.ones(len(cell)))
                     matrix.set_weight(np.where(self.trains[request.fold][cell], weight, 0.0))
                 yield self._trained(rows, cell, matrix, request)

@@ -5,17 +5,21 @@ bucket of its moment; an event is sent to its own bucket and, if a query there c
 finds all it needs in one bucket, a hot key spreads over its buckets, and nothing depends on how the input was partitioned.
 
 Buckets are hashed into a bounded number of bins, and what travels through the shuffle is not rows but blocks of Arrow
-columns, one per bin and some hundred thousand rows: rows would be sorted, sent and converted one by one.
+columns, one per bin and some hundred thousand rows: rows would be sorted, sent and converted one by one. For the same reason a
+question to rows that another question has answered takes them as blocks too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
+from weakref import WeakKeyDictionary
 
 import pyarrow as pa
+from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
@@ -103,10 +107,15 @@ def answer_each(
     wider = [_wider(queries.schema[mine].dataType, events.schema[theirs].dataType) for mine, theirs in by.items()]
     known = reduce(and_, (events[name].isNotNull() for name in (*by.values(), known_at)))
     asked, asking = _sent(queries, as_of, tuple(by), wider, {name: name for name in queries.columns})
+    before = _answers.get(queries) if queries.storageLevel == StorageLevel.NONE else None
     told, telling = _sent(events.where(known), known_at, tuple(by.values()), wider, carried)
     bins = min(max(256, 8 * int(str(queries.sparkSession.conf.get("spark.sql.shuffle.partitions")))), _MOST_BINS)
     packing = Packing(asking, telling, bucket_width(reach), microseconds(reach), bins)
-    blocks = asked.mapInArrow(packing.queries, COLUMNS).unionAll(told.mapInArrow(packing.events, COLUMNS))
+    if before is None:
+        packed = asked.mapInArrow(packing.queries, COLUMNS)
+    else:
+        packed = before.blocks.mapInArrow(partial(_packed, before.answers, packing), COLUMNS)
+    blocks = packed.unionAll(told.mapInArrow(packing.events, COLUMNS))
     unpacking = Unpacking(asking, telling, bucket_width(reach))
     names = [*queries.columns, *(field.name for field in added)]
 
@@ -115,7 +124,36 @@ def answer_each(
             yield from pa.table([*both.queries.columns, *answer(both)], names).to_batches(max_chunksize=1 << 16)
 
     schema = T.StructType([*queries.schema.fields, *added])
-    return blocks.repartition("bin").sortWithinPartitions("bin", "kind").mapInArrow(answers, schema)
+    sorted_blocks = blocks.repartition("bin").sortWithinPartitions("bin", "kind")
+    answered = sorted_blocks.mapInArrow(answers, schema)
+    _answers[answered] = _Answers(sorted_blocks, answers)
+    return answered
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """How a frame was answered. The next question takes its rows as they come from there, in Arrow: to rows and back takes longer."""
+
+    blocks: DataFrame
+    answers: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+
+
+_answers: WeakKeyDictionary[DataFrame, _Answers] = WeakKeyDictionary()
+
+
+def _packed(
+    before: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    packing: Packing,
+    batches: Iterable[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    """The answers to one question as blocks of the next."""
+    schema = packing.asking.schema
+
+    def typed(batch: pa.RecordBatch) -> pa.RecordBatch:
+        columns = zip(batch.columns, schema.types, strict=True)
+        return pa.RecordBatch.from_arrays([c if c.type == kind else c.cast(kind) for c, kind in columns], schema=schema)
+
+    yield from packing.queries(map(typed, before(batches)))
 
 
 def _sent(

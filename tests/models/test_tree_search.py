@@ -127,6 +127,18 @@ def test_one_matrix_of_all_rows_serves_every_fold(rows: DataFrame, weighted: boo
 
 
 @pytest.mark.slow
+def test_the_answer_does_not_depend_on_how_models_are_shared_out(rows: DataFrame) -> None:
+    """One task, or a task for each model: then each trains for one fold, still with the cuts of all rows."""
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    routes = [any_estimator.route(last, point, extra) for point, extra in enumerate(grid(last))]
+    values = [
+        {(fit.point, fit.fold): fit.value for fit in tree_search.fits(rows, Folds(FOLDS, "fold"), routes, RegressionEvaluator(labelCol="number"), parallelism=tasks)}
+        for tasks in (1, 6)
+    ]  # fmt: skip
+    assert values[0] == values[1]
+
+
+@pytest.mark.slow
 def test_folds_in_time_train_on_the_past(rows: DataFrame) -> None:
     """Another part trains in each fold, first folds on few rows; known trials are not trained again."""
     last = SparkXGBRegressor(label_col="number", **COMMON)
