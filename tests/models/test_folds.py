@@ -44,20 +44,17 @@ def test_who_trains_and_who_validates(spark: SparkSession) -> None:
     assert members(frame, Folds(2, "fold", "earlier", "train_from")) == [([0], [1, 2]), ([0, 1, 4], [3])]
 
 
-WRONG = pytest.mark.parametrize(
-    ("rows", "scheme", "message"),
-    [
-        ([(0, None), (1, None), (7, None)], "others", "Fold number must be in range [0, 2), or -1 for a row that no fold validates, but got 7 in column 'fold'."),
-        ([(0, None), (1, None), (None, None)], "others", "Fold number must be in range [0, 2), or -1 for a row that no fold validates, but got null in column 'fold'."),
-        ([(0, None), (0, None)], "others", "The training data at fold 0 is empty: use fewer folds, or data that fills them.\nThe validation data at fold 1 is empty: use fewer folds, or data that fills them."),
-        ([(-1, 0), (0, 0), (1, None)], "earlier", "Column 'train_from' lets rows train the fold that they validate: it must be greater than 'fold'."),
-        ([(-1, 1), (0, None), (1, None)], "earlier", "The training data at fold 0 is empty: use fewer folds, or data that fills them."),
-        ([(-1, 0), (0, -1), (1, None)], "earlier", "Column 'train_from' lets rows train the fold that they validate: it must be greater than 'fold'."),
-    ],
-)  # fmt: skip
+WRONG = [
+    ([(0, None), (1, None), (7, None)], "others", "Fold number must be in range [0, 2), or -1 for a row that no fold validates, but got 7 in column 'fold'."),
+    ([(0, None), (1, None), (None, None)], "others", "Fold number must be in range [0, 2), or -1 for a row that no fold validates, but got null in column 'fold'."),
+    ([(0, None), (0, None)], "others", "The training data at fold 0 is empty: use fewer folds, or data that fills them.\nThe validation data at fold 1 is empty: use fewer folds, or data that fills them."),
+    ([(-1, 0), (0, 0), (1, None)], "earlier", "Column 'train_from' lets rows train the fold that they validate: it must be greater than 'fold'."),
+    ([(-1, 1), (0, None), (1, None)], "earlier", "The training data at fold 0 is empty: use fewer folds, or data that fills them."),
+    ([(-1, 0), (0, -1), (1, None)], "earlier", "Column 'train_from' lets rows train the fold that they validate: it must be greater than 'fold'."),
+]  # fmt: skip
 
 
-@WRONG
+@pytest.mark.parametrize(("rows", "scheme", "message"), WRONG)
 def test_columns_that_are_no_folds_are_refused(
     spark: SparkSession, rows: list[tuple[int | None, int | None]], scheme: str, message: str
 ) -> None:
@@ -67,16 +64,14 @@ def test_columns_that_are_no_folds_are_refused(
     assert str(caught.value) == message
 
 
-@WRONG
 @pytest.mark.parametrize(
-    ("estimator", "evaluator"),
+    ("estimator", "evaluator", "rows", "scheme", "message"),
     [
-        (LinearRegression, RegressionEvaluator),
-        (LogisticRegression, BinaryClassificationEvaluator),
-        (GeneralizedLinearRegression, RegressionEvaluator),
-        (lambda: Pipeline(stages=[StandardScaler(inputCol="features", outputCol="scaled"), LinearRegression()]), RegressionEvaluator),
+        *((LinearRegression, RegressionEvaluator, *case) for case in WRONG),
+        *((LogisticRegression, BinaryClassificationEvaluator, *case) for case in (WRONG[0], WRONG[3])),
+        (GeneralizedLinearRegression, RegressionEvaluator, *WRONG[3]),
+        (lambda: Pipeline(stages=[StandardScaler(inputCol="features", outputCol="scaled"), LinearRegression()]), RegressionEvaluator, *WRONG[0]),
     ],
-    ids=["linear", "logistic", "general", "fitted stages"],
 )  # fmt: skip
 def test_every_path_of_a_search_refuses_them(
     spark: SparkSession,
