@@ -30,7 +30,7 @@ MOST_PARALLEL = 8
 
 @dataclass(frozen=True)
 class Winner:
-    """The best grid point of all candidates so far, and the models of its folds that this run fitted (fold -> model)."""
+    """The best grid point of all candidates so far, and what makes the models of its folds that this run fitted."""
 
     plan: Plan
     point: Point

@@ -32,6 +32,7 @@ SOLVER = "general"
 # What an estimator, an evaluator or Spark under them raises for a point that does not work; a bug of ours is none of these.
 FIT_ERRORS = (PySparkException, Py4JJavaError, ValueError, TypeError, ArithmeticError)
 ParamMap = Mapping[Param[Any], Any]
+Pairs = Sequence[tuple[int, int]]  # (index among some routes, fold)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,15 @@ class Route:
     is_pipeline: bool
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether a feature stage is fitted."""
+        return any(isinstance(stage, Estimator) for stage in self.prefix)
+
+    def model(self, fitted: Sequence[Transformer], last: Model) -> Model:
+        """The model of fitted feature stages and of the last estimator."""
+        return PipelineModel([*fitted, last, *self.tail]) if self.is_pipeline else last
+
+    @property
     def solver(self) -> str:
         return trees.SOLVER if self.last is not None and trees.applies(self.last) else SOLVER
 
@@ -81,6 +91,39 @@ def route(estimator: Estimator[Any], point: int, extra: ParamMap) -> Route:
     prefix, rest = tuple(stages[:at]), stages[at:]
     keys = tuple(_stage_key(stage, extra) for stage in prefix)
     return Route(point, extra, prefix, keys, rest[0] if rest else None, tuple(rest[1:]), True)  # type: ignore[arg-type]
+
+
+def alike(routes: Sequence[Route]) -> list[list[Route]]:
+    """Groups of equal feature stages, and of equal class and columns of the last estimator."""
+    groups: dict[Any, list[Route]] = {}
+    for way in routes:
+        groups.setdefault((way.keys, type(way.last), columns(way.last)), []).append(way)
+    return list(groups.values())
+
+
+def columns(estimator: Any) -> tuple[Any, ...]:
+    """Features, label and weight, None where there is none."""
+    names = ("featuresCol", "labelCol", "weightCol")
+    return tuple(estimator.getOrDefault(name) if estimator.isDefined(name) else None for name in names)
+
+
+def pairs(routes: Sequence[Route], folds: Folds, skip: Collection[tuple[int, int]]) -> Pairs:
+    """What is to be fitted, fold after fold; `skip` names grid points."""
+    return [(k, f) for f in range(folds.count) for k, way in enumerate(routes) if (way.point, f) not in skip]
+
+
+def features_of_fold(frame: DataFrame, folds: Folds, fold: int, way: Route) -> tuple[DataFrame, list[Transformer]]:
+    """The rows of one fold after the feature stages, which have been fitted on its training rows; and these stages."""
+    rows = frame.filter(folds.trains(fold) | folds.validates(fold))
+    memo: dict[Any, Transformer] = {}
+    _, features = advance((rows.filter(folds.trains(fold)), rows), way, range(len(way.prefix)), memo)
+    return features, list(memo.values())
+
+
+def failed(routes: Sequence[Route], todo: Pairs, seconds: float, error: Exception, solver: str) -> Iterator[Fit]:
+    """The same error for all of several fits, which share the time that it took."""
+    for k, fold in todo:
+        yield Fit(routes[k].point, fold, None, seconds / len(todo), solver, error)
 
 
 def fit_whole(way: Route, frame: DataFrame) -> Model:
@@ -105,7 +148,7 @@ def fits(
 
     Args:
         skip: (point, fold) pairs not to fit.
-        keep_models: hand over each fitted model.
+        keep_models: hand over what makes each model.
     """
     wanted = {fold: [way for way in routes if (way.point, fold) not in skip] for fold in range(folds.count)}
     if not any(wanted.values()):

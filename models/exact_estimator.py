@@ -17,7 +17,7 @@ from operator import or_
 from typing import Any
 
 from pyspark.errors import PySparkException
-from pyspark.ml import Estimator, Model, PipelineModel, Transformer
+from pyspark.ml import Estimator, Model, Transformer
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.feature import VectorAssembler
 from pyspark.sql import DataFrame
@@ -25,7 +25,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import NumericType
 
 from models import any_estimator
-from models.any_estimator import FIT_ERRORS, Fit, Route
+from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
 from models.exact.driver import choice, search, stages
 from models.exact.driver.cells import Cells
 from models.exact.driver.maps import Maps
@@ -39,7 +39,6 @@ from transforms.errors import ModelError
 # The driver holds moments of all pairs of features for each cell: more than this goes the general path.
 MOMENTS_BYTES = 256 * 2**20
 _FOLD = "_no_fold"
-Pairs = Sequence[tuple[int, int]]  # (index in the group, fold)
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +72,7 @@ def too_wide(features: int, folds: Folds) -> str | None:
 
 def checks_folds(routes: Sequence[Route]) -> bool:
     """Whether `fits` of these routes finds out about wrong folds from the sums that it needs anyway."""
-    return bool(routes) and not any(_is_fitted(way) for way in routes)
+    return bool(routes) and not any(way.is_fitted for way in routes)
 
 
 def fits(
@@ -91,24 +90,24 @@ def fits(
     """As `any_estimator.fits`, for routes that `reason_against` has nothing against."""
 
     def group(members: Sequence[Route], whole: Refit | None) -> tuple[_Group, Pairs]:
-        todo = [(k, f) for f in range(folds.count) for k, way in enumerate(members) if (way.point, f) not in skip]
-        return _Group(members, folds, evaluator, parallelism, keep_models, on_pass, whole), todo
+        searched = _Group(members, folds, evaluator, parallelism, keep_models, on_pass, whole)
+        return searched, any_estimator.pairs(members, folds, skip)
 
     with ExitStack() as stack:
-        if any(_is_fitted(way) for way in routes):
+        if any(way.is_fitted for way in routes):
             # Every stage that is fitted reads the rows.
             frame = stack.enter_context(any_estimator.cached(frame))
         rest = []
         for members in _alike(routes):
             searched, todo = group(members, refit)
-            shared = searched.shared(frame) if todo and _is_fitted(members[0]) else None
+            shared = searched.shared(frame) if todo and members[0].is_fitted else None
             if shared is None:
                 rest += members
             else:
                 yield from searched.fits(*shared, todo)
-        for members in _groups(rest):
-            searched, todo = group(members, None if _is_fitted(members[0]) else refit)
-            if not _is_fitted(members[0]):
+        for members in any_estimator.alike(rest):
+            searched, todo = group(members, None if members[0].is_fitted else refit)
+            if not members[0].is_fitted:
                 numbers = searched.numbers(frame)
                 if numbers is None:
                     prefix = members[0].prefix
@@ -131,7 +130,7 @@ def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) ->
     with search.opened(features.withColumn(_FOLD, F.lit(-1)), folds, [last], None, on_pass=on_pass) as opened:
         solution = opened.whole(0)
     model = search.model_of(last, solution, features)
-    return PipelineModel([*memo.values(), model]) if way.is_pipeline else model
+    return way.model(list(memo.values()), model)
 
 
 @dataclass(frozen=True)
@@ -197,15 +196,14 @@ class _Group:
     def fits_of_fold(self, frame: DataFrame, fold: int, todo: Pairs) -> Iterator[Fit]:
         """Fits of one fold, after the feature stages have been fitted on its training rows."""
         started = time.monotonic()
-        rows = frame.filter(self.folds.trains(fold) | self.folds.validates(fold))
-        parts = rows.filter(self.folds.trains(fold)), rows
-        way, memo = self.routes[0], dict[Any, Transformer]()
         try:
-            _, features = any_estimator.advance(parts, way, range(len(way.prefix)), memo)
+            features, fitted = any_estimator.features_of_fold(frame, self.folds, fold, self.routes[0])
         except FIT_ERRORS as error:
-            yield from _failed(self.routes, todo, time.monotonic() - started, error)
+            yield from any_estimator.failed(
+                self.routes, todo, time.monotonic() - started, error, solver(self.routes[0])
+            )
             return
-        yield from self.fits(features, None, todo, list(memo.values()))
+        yield from self.fits(features, None, todo, fitted)
 
     def fits(
         self,
@@ -243,7 +241,9 @@ class _Group:
         except FIT_ERRORS as error:
             if every_row:
                 self.folds.check(rows)
-            yield from _failed(self.routes, todo, time.monotonic() - started, error)
+            yield from any_estimator.failed(
+                self.routes, todo, time.monotonic() - started, error, solver(self.routes[0])
+            )
             return
         seconds = (time.monotonic() - started) / len(todo)
         of_part: dict[Any, Sequence[Transformer]] = {}
@@ -251,12 +251,12 @@ class _Group:
             way, model = self.routes[k], None
             if self.keep_models:
                 stages_of = partial(self._stages, way, fold, rows, of_part) if maps else partial(list, fitted)
-                model = partial(self._made, way, solution, stages_of)
+                model = partial(_made, way, stages_of, partial(search.model_of, way.last, solution))
             yield Fit(way.point, fold, solution.value, seconds, solver(way), None, model)
         if self.refit is not None and best is not None and whole is not None:
             if maps:
                 rows, fitted = _fitted(self.routes[best], rows)
-            self.refit.model = self._assembled(fitted, search.model_of(lasts[best], whole, rows))
+            self.refit.model = self.routes[best].model(fitted, search.model_of(lasts[best], whole, rows))
 
     def _best(self, todo: Pairs, solutions: Sequence[Solution]) -> int | None:
         """Index of the best grid point, if it is to be fitted on all rows and is one of this group."""
@@ -278,15 +278,6 @@ class _Group:
             known[way.keys, fold] = _fitted(way, rows.filter(self.folds.trains(fold)))[1]
         return known[way.keys, fold]
 
-    def _made(self, way: Route, solution: Solution, fitted: Callable[[], Sequence[Transformer]]) -> Model:
-        return self._assembled(fitted(), search.model_of(way.last, solution))
-
-    def _assembled(self, fitted: Sequence[Transformer], last: Model) -> Model:
-        return PipelineModel([*fitted, last]) if self.routes[0].is_pipeline else last
-
-    def _after(self, fitted: Sequence[Transformer], model: Callable[[], Model]) -> Model:
-        return self._assembled(fitted, model())
-
     def _general(self, features: DataFrame, fitted: Sequence[Transformer], todo: Pairs, reason: str) -> Iterator[Fit]:
         log.info("The general path fits %d grid point(s): %s.", len(self.routes), reason)
         bare = [replace(way, prefix=(), keys=(), is_pipeline=False) for way in self.routes]
@@ -301,7 +292,9 @@ class _Group:
             skip=every - wanted,
             keep_models=self.keep_models,
         ):
-            yield fit if fit.model is None else replace(fit, model=partial(self._after, fitted, fit.model))
+            if fit.model is not None:
+                fit = replace(fit, model=partial(_made, self.routes[0], partial(list, fitted), fit.model))
+            yield fit
 
 
 def passes(way: Route, evaluator: Evaluator) -> int | None:
@@ -316,9 +309,8 @@ def solver(way: Route) -> str:
     return choice.solver(way.last) or any_estimator.SOLVER
 
 
-def _failed(group: Sequence[Route], todo: Pairs, seconds: float, error: Exception) -> Iterator[Fit]:
-    for k, fold in todo:
-        yield Fit(group[k].point, fold, None, seconds / len(todo), solver(group[k]), error)
+def _made(way: Route, fitted: Callable[[], Sequence[Transformer]], last: Callable[[], Model]) -> Model:
+    return way.model(fitted(), last())
 
 
 def _transformed(way: Route, frame: DataFrame) -> DataFrame:
@@ -347,28 +339,10 @@ def _fitted(way: Route, rows: DataFrame) -> tuple[DataFrame, list[Transformer]]:
     return rows, fitted
 
 
-def _is_fitted(way: Route) -> bool:
-    """Whether a feature stage is fitted."""
-    return any(isinstance(stage, Estimator) for stage in way.prefix)
-
-
 def _alike(routes: Sequence[Route]) -> list[list[Route]]:
     """Groups that differ in what fitted stages do, and in nothing else that comes before the last estimator."""
     groups: dict[Any, list[Route]] = {}
     for way in routes:
         plain = tuple(key for stage, key in zip(way.prefix, way.keys, strict=True) if not stages.is_shared(stage))
-        groups.setdefault((_is_fitted(way), plain, type(way.last), columns(way.last)), []).append(way)
+        groups.setdefault((way.is_fitted, plain, type(way.last), any_estimator.columns(way.last)), []).append(way)
     return list(groups.values())
-
-
-def _groups(routes: Sequence[Route]) -> list[list[Route]]:
-    groups: dict[Any, list[Route]] = {}
-    for way in routes:
-        groups.setdefault((way.keys, type(way.last), columns(way.last)), []).append(way)
-    return list(groups.values())
-
-
-def columns(estimator: Any) -> tuple[Any, ...]:
-    """Features, label and weight, None where there is none."""
-    names = ("featuresCol", "labelCol", "weightCol")
-    return tuple(estimator.getOrDefault(name) if estimator.isDefined(name) else None for name in names)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from pyspark.ml import Estimator, Model, PipelineModel
+from pyspark.ml import Estimator, Model
 from pyspark.sql import DataFrame
 
 from models import any_estimator, exact_estimator
@@ -72,7 +72,7 @@ def fit(search: Search, seen: Statistics, how_folded: Mapping[str, Any]) -> tupl
     result = TuningResult(tuple(trials), scores, search.evaluator.isLargerBetter())
     best = routes[result.require_best()]
     model = exact_search.model_of(best.last, tried.whole(best.point))
-    return result, PipelineModel([*best.prefix, model]) if best.is_pipeline else model
+    return result, best.model(best.prefix, model)
 
 
 def _routes(search: Search) -> list[Route]:
@@ -83,7 +83,7 @@ def _routes(search: Search) -> list[Route]:
     """
     routes = [any_estimator.route(search.estimator, *point) for point in enumerate(search.grid)]
     reasons = {reason for way in routes if (reason := _reason_against(way, search))}
-    if not reasons and len({(way.keys, exact_estimator.columns(way.last)) for way in routes}) > 1:
+    if not reasons and len({(way.keys, any_estimator.columns(way.last)) for way in routes}) > 1:
         reasons.add("the grid is over feature stages or columns")
     if reasons:
         raise ModelError(
@@ -98,7 +98,7 @@ def _columns(way: Route) -> dict[str, Any]:
         [type(stage).__name__, {param.name: stage.getOrDefault(param) for param in stage.params if stage.isSet(param)}]
         for stage in way.prefix
     ]
-    names = dict(zip(("featuresCol", "labelCol", "weightCol"), exact_estimator.columns(way.last), strict=True))
+    names = dict(zip(("featuresCol", "labelCol", "weightCol"), any_estimator.columns(way.last), strict=True))
     text = json.dumps({**names, "stages": stages}, sort_keys=True, default=str)
     for place, stage in enumerate(way.prefix):
         text = text.replace(stage.uid, f"stage {place}")

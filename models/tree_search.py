@@ -15,22 +15,22 @@ from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from pyspark import inheritable_thread_target
-from pyspark.ml import Estimator, Model, PipelineModel, Transformer
+from pyspark.ml import Model, Transformer
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from models import any_estimator, trees
-from models.any_estimator import FIT_ERRORS, Fit, Route
+from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
 from models.exact.driver import choice
 from models.exact.driver.cells import Cells
+from models.exact.driver.linear_search import is_weighted
 from models.folds import Folds
 from models.margins import Measure
 from models.tree_task import CELL, ORDINAL, SCHEMA, Request, Training
 from transforms.errors import ModelError
 
 SOLVER = "xgboost, shared matrix"
-Pairs = Sequence[tuple[int, int]]  # (index among the routes, fold)
 
 
 def reason_against(way: Route, evaluator: Evaluator) -> str | None:
@@ -58,15 +58,12 @@ def fits(
         frame: rows in canonical order; XGBoost's sums depend on the order of rows.
         parallelism: how many tasks may hold all rows at once.
     """
-    groups: dict[Any, list[Route]] = {}
-    for way in routes:
-        groups.setdefault((way.keys, _columns(way.last)), []).append(way)
-    for members in groups.values():
+    for members in any_estimator.alike(routes):
         search = _Search(members, folds, measure_of(evaluator), parallelism, keep_models)
-        wanted = [(k, f) for f in range(folds.count) for k, way in enumerate(members) if (way.point, f) not in skip]
+        wanted = any_estimator.pairs(members, folds, skip)
         if not wanted:
             continue
-        if not any(isinstance(stage, Estimator) for stage in members[0].prefix):
+        if not members[0].is_fitted:
             yield from search.fits(any_estimator.through(members[0].prefix, frame), wanted, members[0].prefix)
             continue
         with any_estimator.cached(frame) as base:
@@ -77,7 +74,7 @@ def fits(
 def measure_of(evaluator: Evaluator) -> Measure:
     """What one of MLlib's evaluators measures."""
     each: Any = evaluator
-    weighted = bool(each.isDefined("weightCol") and each.getOrDefault("weightCol"))
+    weighted = is_weighted(evaluator)
     metric = each.getOrDefault("metricName")
     if isinstance(evaluator, BinaryClassificationEvaluator):
         return Measure("binary", metric, weighted, {})
@@ -99,15 +96,12 @@ class _Search:
     def fits_of_fold(self, frame: DataFrame, fold: int, wanted: Pairs) -> Iterator[Fit]:
         """Fits of one fold, after the feature stages have been fitted on its training rows."""
         started = time.monotonic()
-        rows = frame.filter(self._folds.trains(fold) | self._folds.validates(fold))
-        way, memo = self._routes[0], dict[Any, Transformer]()
         try:
-            parts = rows.filter(self._folds.trains(fold)), rows
-            _, features = any_estimator.advance(parts, way, range(len(way.prefix)), memo)
+            features, fitted = any_estimator.features_of_fold(frame, self._folds, fold, self._routes[0])
         except FIT_ERRORS as error:
-            yield from self._failed(wanted, started, error)
+            yield from any_estimator.failed(self._routes, wanted, time.monotonic() - started, error, SOLVER)
             return
-        yield from self.fits(features, wanted, list(memo.values()), of_one_fold=True)
+        yield from self.fits(features, wanted, fitted, of_one_fold=True)
 
     def fits(
         self, rows: DataFrame, wanted: Pairs, fitted: Sequence[Transformer], *, of_one_fold: bool = False
@@ -117,7 +111,7 @@ class _Search:
         try:
             found = self._trained(rows, wanted, of_one_fold=of_one_fold)
         except FIT_ERRORS as error:
-            yield from self._failed(wanted, started, error)
+            yield from any_estimator.failed(self._routes, wanted, time.monotonic() - started, error, SOLVER)
             return
         for (k, fold), row in zip(wanted, found, strict=True):
             way, model = self._routes[k], None
@@ -132,9 +126,8 @@ class _Search:
         for last in lasts:
             last._validate_params()
         cells = Cells.of(self._folds)
-        columns, _ = lasts[0]._prepare_input_columns_and_feature_prop(rows)
         classifies = _classifies(lasts[0])
-        with any_estimator.cached(rows.select(*columns, cells.column.alias(CELL))) as prepared:
+        with any_estimator.cached(trees.inputs(lasts[0], rows, cells.column.alias(CELL))) as prepared:
             # Reads all rows, in as many tasks as there are: those that train find them cached.
             labels = _Labels(prepared.select(F.count_distinct("label")).collect())
             arguments = [last._get_xgb_parameters(labels) for last in lasts]
@@ -153,15 +146,9 @@ class _Search:
                 found = pool.map(inheritable_thread_target(rows.sparkSession)(answers), shares)
         return sorted(chain.from_iterable(found), key=lambda row: int(row["number"]))
 
-    def _failed(self, wanted: Pairs, started: float, error: Exception) -> Iterator[Fit]:
-        seconds = (time.monotonic() - started) / len(wanted)
-        for k, fold in wanted:
-            yield Fit(self._routes[k].point, fold, None, seconds, SOLVER, error)
-
 
 def _made(way: Route, config: str, booster: bytes, fitted: Sequence[Transformer]) -> Model:
-    model = trees.model_of(way.last, config, booster)
-    return PipelineModel([*fitted, model]) if way.is_pipeline else model
+    return way.model(fitted, trees.model_of(way.last, config, booster))
 
 
 class _Labels:
@@ -190,9 +177,3 @@ def dealt(requests: Sequence[Request], tasks: int) -> list[list[Request]]:
 
 def _classifies(estimator: Any) -> bool:
     return "Classifier" in type(estimator).__name__
-
-
-def _columns(estimator: Any) -> tuple[Any, ...]:
-    """What models that share a matrix have in common."""
-    names = ("featuresCol", "labelCol", "weightCol")
-    return (type(estimator), *(estimator.getOrDefault(n) if estimator.isDefined(n) else None for n in names))

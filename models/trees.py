@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from pyspark.ml import Estimator, Model
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from models import tree_task
@@ -49,11 +49,11 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     return model_of(estimator, row["config"], row["model"])
 
 
-def inputs(estimator: Any, frame: DataFrame) -> DataFrame:
-    """Columns `values`, `label` and `weight` of an estimator that `applies` accepts, checked as its own fit checks them."""
+def inputs(estimator: Any, frame: DataFrame, *more: Column) -> DataFrame:
+    """Columns `values`, `label` and `weight` of an estimator that `applies` accepts, checked as its own fit checks them; and `more`."""
     estimator._validate_params()
     columns, _ = estimator._prepare_input_columns_and_feature_prop(frame)
-    return frame.select(*columns)
+    return frame.select(*columns, *more)
 
 
 def model_of(estimator: Any, config: str, booster: bytes) -> Model:
