@@ -7,13 +7,15 @@ metadata are those of the first time. That is what makes a killed job safe to st
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from delta.tables import DeltaTable
+from py4j.java_gateway import is_instance_of
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from transforms.contracts import Contract, key_condition
@@ -111,15 +113,14 @@ class Lake:
 
         Asked of the snapshot's stored transactions, not of the last history row: later commits may follow ours.
         """
-        stored = self._snapshot(contract).transactions().get(transaction.app_id)
-        if stored.isEmpty() or int(stored.get()) < transaction.version:
+        stored = self._transactions(contract).get(transaction.app_id)
+        if stored is None or stored < transaction.version:
             return None
-        for row in self._history(contract, None):
-            metadata = json.loads(row["userMetadata"] or "{}")
-            if metadata.get("app_id") == transaction.app_id and metadata.get("attempt") == transaction.version:
-                return _commit(contract, row, metadata, skipped=True)
+        for commit in self._commits(contract):
+            if _is_of(commit, transaction):
+                return replace(commit, skipped=True)
         raise ContractError(
-            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored.get()}, expected attempt"
+            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored}, expected attempt"
             f" {transaction.version} in the table's history and found none. Use --force to start a new attempt."
         )
 
@@ -226,30 +227,48 @@ class Lake:
         return session
 
     def _latest(self, contract: Contract, transaction: Transaction) -> Commit:
-        """The commit just made: the last history row, unless another writer's commit followed at once."""
-        row = self._history(contract, 1)[0]
-        metadata = json.loads(row["userMetadata"] or "{}")
-        if metadata.get("app_id") == transaction.app_id and metadata.get("attempt") == transaction.version:
-            return _commit(contract, row, metadata, skipped=False)
-        commit = self.committed(contract, transaction)
-        if commit is None:
-            raise ContractError(
-                f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log."
-            )
-        return Commit(commit.table, commit.version, commit.rows, False, commit.metadata, commit.metrics)
+        """The commit just made: the last one, unless another writer's followed at once."""
+        for commit in self._commits(contract):
+            if _is_of(commit, transaction):
+                return commit
+        raise ContractError(
+            f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log."
+        )
 
-    def _history(self, contract: Contract, limit: int | None) -> list[Row]:
-        table = DeltaTable.forPath(self.spark, self.path(contract))
-        history = table.history(limit) if limit else table.history()
-        return history.select("version", "userMetadata", "operationMetrics").collect()
+    def _commits(self, contract: Contract) -> Iterator[Commit]:
+        """What the log says of each version, the newest first. `DeltaTable.history` would start a Spark job for it."""
+        log, jvm = self._log(contract), self._jvm
+        conf, newest = log.newDeltaHadoopConf(), int(self._snapshot(contract).version())
+        for version in range(newest, -1, -1):
+            file = jvm.org.apache.spark.sql.delta.util.FileNames.unsafeDeltaFile(log.logPath(), version)
+            try:
+                found = jvm.org.apache.spark.sql.delta.DeltaHistoryManager.getCommitInfoOpt(log.store(), file, conf)
+            except Py4JJavaError as error:
+                if is_instance_of(self.spark._sc._gateway, error.java_exception, "java.io.FileNotFoundException"):
+                    return  # older versions have left the log
+                raise
+            if found.isDefined():
+                yield _commit(contract, version, found.get(), jvm)
+
+    def _transactions(self, contract: Contract) -> Mapping[str, int]:
+        """The version of each transaction id; from the checksum of the latest version where it has them, without a Spark job."""
+        snapshot = self._snapshot(contract)
+        known = snapshot.setTransactionsIfKnown()
+        transactions = known.get() if known.isDefined() else snapshot.setTransactions()
+        found = (transactions.apply(i) for i in range(transactions.size()))
+        return {str(transaction.appId()): int(transaction.version()) for transaction in found}
 
     def _snapshot(self, contract: Contract) -> Any:
         """Delta's own snapshot object, brought up to date. Python's DeltaTable shows no stored transactions, hence the JVM."""
-        jvm = self.spark._jvm
-        assert jvm is not None
-        log = jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(contract))
-        none = jvm.scala.Option.empty()
-        return log.update(False, none, none)
+        none = self._jvm.scala.Option.empty()
+        return self._log(contract).update(False, none, none)
+
+    def _log(self, contract: Contract) -> Any:
+        return self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(contract))
+
+    @property
+    def _jvm(self) -> Any:
+        return self.spark._jvm
 
 
 def _metadata(transaction: Transaction, metadata: Mapping[str, Any] | None) -> str:
@@ -258,12 +277,19 @@ def _metadata(transaction: Transaction, metadata: Mapping[str, Any] | None) -> s
     )
 
 
-def _commit(contract: Contract, row: Row, metadata: dict[str, Any], *, skipped: bool) -> Commit:
-    metrics = {
-        name: int(value) for name, value in (row["operationMetrics"] or {}).items() if value.lstrip("-").isdigit()
-    }
+def _is_of(commit: Commit, transaction: Transaction) -> bool:
+    found = commit.metadata.get("app_id"), commit.metadata.get("attempt")
+    return found == (transaction.app_id, transaction.version)
+
+
+def _commit(contract: Contract, version: int, info: Any, jvm: Any) -> Commit:
+    """From Delta's CommitInfo."""
+    text, measured = info.userMetadata(), info.operationMetrics()
+    metadata = json.loads(text.get()) if text.isDefined() else {}
+    pairs = jvm.scala.jdk.javaapi.CollectionConverters.asJava(measured.get()) if measured.isDefined() else {}
+    metrics = {str(name): int(value) for name, value in pairs.items() if value.lstrip("-").isdigit()}
     if "numTargetRowsInserted" in metrics:
         rows: int | None = metrics["numTargetRowsInserted"] + metrics.get("numTargetRowsUpdated", 0)
     else:
         rows = metrics.get("numOutputRows")
-    return Commit(contract.table, int(row["version"]), rows, skipped, metadata, metrics)
+    return Commit(contract.table, version, rows, metadata=metadata, metrics=metrics)

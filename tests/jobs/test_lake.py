@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from deltalake import DeltaTable as RustTable
 from pyspark.sql import DataFrame, SparkSession
@@ -98,3 +100,23 @@ def test_a_frame_that_breaks_its_contract_is_refused_with_all_differences(spark:
     assert str(refused.value) == (
         "silver/shop_orders: 2 difference(s) from its contract: 'order' is string, expected int; missing column 'state' (string)."
     )
+
+
+def test_a_commit_whose_version_has_left_the_log_is_a_sentence(spark: SparkSession, lake: Lake) -> None:
+    """A checkpoint remembers the transaction, and no file of the log says which version it made."""
+    lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 1))
+    lake.append(orders(spark, (2, "new")), TABLE, Transaction("b", 1))
+    assert spark._jvm is not None
+    log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
+    log.forTable(spark._jsparkSession, lake.path(TABLE)).checkpoint()
+    for version in (0, 1):
+        Path(lake.path(TABLE), "_delta_log", f"{version:020}.json").unlink()
+    log.clearCache()
+
+    with pytest.raises(ContractError) as lost:
+        lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 1))
+    assert str(lost.value) == (
+        f"{lake.path(TABLE)}: transaction a stands at attempt 1, expected attempt 1 in the table's history and found none. Use"
+        " --force to start a new attempt."
+    )
+    assert lake.append(orders(spark, (2, "new")), TABLE, Transaction("b", 1)).skipped
