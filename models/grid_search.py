@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,14 @@ from models.folds import Folds
 from models.trials import Trial, TuningResult, finite
 
 log = logging.getLogger(__name__)
+
+
+class Path(Enum):
+    """Which code fits a grid point."""
+
+    EXACT = "all folds and grid points share the passes over the rows, and each ends at the optimum"
+    BOOSTED = "all folds and grid points share the binned rows, and tasks share out the models"
+    GENERAL = "the estimator fits itself"
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ def tune(
         return result(found).best if known else None
 
     whole = Refit(best)
-    exact, boosted, general = _by_path(search, routes)
+    exact, boosted, general = _by_path(search, routes).values()
     if general or boosted or not exact_estimator.checks_folds(exact):
         search.folds.check(frame)
     options: dict[str, Any] = {"parallelism": search.parallelism, "skip": done.keys(), "keep_models": keep_models}
@@ -116,6 +125,17 @@ def tune(
             if on_trial:
                 on_trial(trial)
     return result()
+
+
+def path(way: Route, evaluator: Evaluator, *, exact: bool) -> tuple[Path, str]:
+    """The path of a grid point, and why."""
+    against = exact_estimator.reason_against(way, evaluator, insist=exact)
+    if against is None:
+        return Path.EXACT, Path.EXACT.value
+    against_trees = tree_search.reason_against(way, evaluator)
+    if against_trees is None:
+        return Path.BOOSTED, Path.BOOSTED.value
+    return Path.GENERAL, against_trees if tree_search.knows(way) else against
 
 
 def fit(estimator: Estimator[Any], extra: ParamMap, frame: DataFrame, *, exact: bool = False) -> Model:
@@ -151,24 +171,18 @@ def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Rout
     return routes, refused
 
 
-def _by_path(search: Search, routes: Sequence[Route]) -> tuple[list[Route], list[Route], list[Route]]:
-    """Routes of the exact path, of boosted trees and of the general path; each reason for the last is logged once."""
-    exact: list[Route] = []
-    boosted: list[Route] = []
-    general: list[Route] = []
+def _by_path(search: Search, routes: Sequence[Route]) -> dict[Path, list[Route]]:
+    """The routes of each path; each reason for the general one is logged once."""
+    found: dict[Path, list[Route]] = {each: [] for each in Path}
     reasons = set()
     for way in routes:
-        reason = exact_estimator.reason_against(way, search.evaluator, insist=search.exact)
-        if reason is None:
-            exact.append(way)
-        elif tree_search.reason_against(way, search.evaluator) is None:
-            boosted.append(way)
-        else:
-            general.append(way)
+        taken, reason = path(way, search.evaluator, exact=search.exact)
+        found[taken].append(way)
+        if taken is Path.GENERAL:
             reasons.add(reason)
     for reason in sorted(reasons):
         log.info("The general path fits some grid points: %s.", reason)
-    return exact, boosted, general
+    return found
 
 
 def _trial(search: Search, fit: Fit) -> Trial:

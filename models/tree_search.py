@@ -19,6 +19,7 @@ from pyspark.ml import Model, Transformer
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 
 from models import any_estimator, trees
 from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
@@ -27,16 +28,21 @@ from models.exact.driver.cells import Cells
 from models.exact.driver.linear_search import is_weighted
 from models.folds import Folds
 from models.margins import Measure
-from models.tree_task import CELL, ORDINAL, SCHEMA, Request, Training
+from models.tree_task import ANSWER, CELL, ORDINAL, Request, Training
 from transforms.errors import ModelError
 
 SOLVER = "xgboost, shared matrix"
 
 
+def knows(way: Route) -> bool:
+    """Whether the estimator is one of `xgboost.spark`."""
+    return type(way.last).__module__.startswith("xgboost.spark")
+
+
 def reason_against(way: Route, evaluator: Evaluator) -> str | None:
     """Why a grid point goes the general path, None where its models can be trained together with others."""
     if way.last is None or not trees.applies(way.last):
-        return "it is not XGBoost with one worker on CPUs"
+        return "only features, label and weight, one worker and CPUs are shared by boosted trees"
     if way.tail:
         return "stages follow the estimator"
     return choice.against_evaluator(way.last, evaluator, classifies=_classifies(way.last))
@@ -137,9 +143,10 @@ class _Search:
                 cells.trains, cells.validates, self._measure, classifies, of_one_fold, self._keep_models
             )
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
+            schema = from_arrow_schema(ANSWER)
 
             def answers(share: Sequence[Request]) -> list[Any]:
-                return ordered.coalesce(1).mapInArrow(partial(training.run, requests=share), SCHEMA).collect()
+                return ordered.coalesce(1).mapInArrow(partial(training.run, requests=share), schema).collect()
 
             # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
             with ThreadPool(len(shares)) as pool:

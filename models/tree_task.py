@@ -21,7 +21,16 @@ from models.margins import Measure
 
 Array = npt.NDArray[Any]
 ORDINAL, CELL = "ordinal", "cell"
-SCHEMA = "number int, value double, seconds double, error string, config string, model binary"
+ANSWER = pa.schema(
+    [
+        ("number", pa.int32()),
+        ("value", pa.float64()),
+        ("seconds", pa.float64()),
+        ("error", pa.string()),
+        ("config", pa.string()),
+        ("model", pa.binary()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -70,14 +79,14 @@ class Training:
     keep: bool
 
     def run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
-        """Train and judge; one row of SCHEMA a model."""
+        """Train and judge; one row of ANSWER a model."""
         rows = columns(batches)
         cell = rows.pop(CELL)
         ordered = sorted(requests, key=lambda request: request.bins)
         for _, alike in groupby(ordered, key=lambda request: request.bins):
             members = list(alike)
-            kept = self.trains[members[0].fold][cell] if self.of_one_fold else np.ones(len(cell), dtype=bool)
-            matrix = made(rows, kept, members[0].booster, members[0].matrix, weighted=self.of_one_fold)
+            kept = self.trains[members[0].fold][cell] if self.of_one_fold else None
+            matrix = made(rows, members[0].booster, members[0].matrix, kept=kept, weighted=self.of_one_fold)
             for request in members:
                 if not self.of_one_fold:
                     weight = rows.get("weight", np.ones(len(cell)))
@@ -102,9 +111,7 @@ class Training:
         except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
             found["error"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         whole = {"number": request.number, "seconds": time.monotonic() - started, **found}
-        names = [field.split()[0] for field in SCHEMA.split(", ")]
-        types = [pa.int32(), pa.float64(), pa.float64(), pa.string(), pa.string(), pa.binary()]
-        return pa.record_batch([pa.array([whole[name]], kind) for name, kind in zip(names, types, strict=True)], names)
+        return pa.RecordBatch.from_pylist([whole], ANSWER)
 
 
 def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Array]:
@@ -124,18 +131,22 @@ def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Array]:
 
 
 def made(
-    rows: Mapping[str, Array], kept: Array, booster: Mapping[str, Any], matrix: Mapping[str, Any], *, weighted: bool
+    rows: Mapping[str, Array],
+    booster: Mapping[str, Any],
+    matrix: Mapping[str, Any],
+    *,
+    kept: Array | None = None,
+    weighted: bool = True,
 ) -> Any:
-    """The matrix of some rows, binned where the trees are grown on bins."""
+    """The matrix of all rows, or of those `kept`; binned where the trees are grown on bins."""
     import xgboost
 
     names = [name for name in rows if name not in ("values", "weight")] + ["weight"] * (weighted and "weight" in rows)
-    features = rows["values"] if kept.all() else rows["values"][kept]
-    labels = {name: rows[name] if kept.all() else rows[name][kept] for name in names}
+    features, *labels = (rows[name] if kept is None else rows[name][kept] for name in ("values", *names))
     binned = is_binned(booster)
     bins = {"max_bin": booster["max_bin"]} if binned and "max_bin" in booster else {}
     kind = xgboost.QuantileDMatrix if binned else xgboost.DMatrix
-    return kind(features, **labels, **matrix, **bins)
+    return kind(features, **dict(zip(names, labels, strict=True)), **matrix, **bins)
 
 
 def is_binned(booster: Mapping[str, Any]) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyspark.ml import Estimator, Model
 from pyspark.sql import Column, DataFrame
@@ -74,7 +73,7 @@ def _training(
         import xgboost
 
         rows = tree_task.columns(batches)
-        data = tree_task.made(rows, np.ones(len(rows["label"]), dtype=bool), booster, matrix, weighted=True)
+        data = tree_task.made(rows, booster, matrix)
         model = xgboost.train(booster, data, **rounds)
         yield pa.RecordBatch.from_pydict({"config": [model.save_config()], "model": [bytes(model.save_raw("ubj"))]})
 

@@ -17,13 +17,10 @@ from pyspark.sql import DataFrame
 from models import any_estimator, exact_estimator, retuning, tree_search
 from models.exact.driver.statistics import Statistics
 from models.folds import Folds, with_hash_folds
-from models.grid_search import Search, fit, tune
+from models.grid_search import Path, Search, fit, path, tune
 from transforms.errors import ConfigError
 
 __all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "Statistics", "fit", "tune"]
-
-EXACT = "all folds and grid points share the passes over the rows, and each ends at the optimum"
-SHARED_MATRIX = "all folds and grid points share the binned rows, and tasks share out the models"
 
 
 @dataclass(frozen=True)
@@ -171,15 +168,14 @@ class CrossValidator(stock.CrossValidator):
         planned = []
         for point, extra in enumerate(self.getEstimatorParamMaps()):
             way = any_estimator.route(estimator, point, extra)
-            against = exact_estimator.reason_against(way, evaluator, insist=self.getExact())
+            taken, reason = path(way, evaluator, exact=self.getExact())
+            solver = {
+                Path.EXACT: exact_estimator.solver(way),
+                Path.BOOSTED: tree_search.SOLVER,
+                Path.GENERAL: way.solver,
+            }[taken]
+            passes = exact_estimator.passes(way, evaluator) if taken is Path.EXACT else None
             parameters = {param.name: value for param, value in extra.items()}
-            if against is None:
-                solver, reason = exact_estimator.solver(way), EXACT
-                passes = exact_estimator.passes(way, evaluator)
-            else:
-                solver, reason, passes = way.solver, against, None
-                if tree_search.reason_against(way, evaluator) is None:
-                    solver, reason = tree_search.SOLVER, SHARED_MATRIX
             planned.append(PlannedFit(point, parameters, solver, reason, passes, size))
         return tuple(planned)
 

@@ -53,12 +53,21 @@ def grid(estimator: Any) -> list[dict[Any, Any]]:
     return [{estimator.max_depth: depth, estimator.n_estimators: count} for depth, count in ((2, 8), (4, 5))]
 
 
-def found(frame: DataFrame, folds: Folds, estimator: Any, points: list[Any], judge: Evaluator, **options: Any) -> Any:
+def found(
+    frame: DataFrame,
+    folds: Folds,
+    estimator: Any,
+    points: list[Any],
+    judge: Evaluator,
+    *,
+    parallelism: int = 2,
+    **options: Any,
+) -> Any:
     routes = [any_estimator.route(estimator, point, extra) for point, extra in enumerate(points)]
     assert [tree_search.reason_against(way, judge) for way in routes] == [None] * len(routes)
     return {
         (fit.point, fit.fold): fit
-        for fit in tree_search.fits(frame, folds, routes, judge, parallelism=2, **options)
+        for fit in tree_search.fits(frame, folds, routes, judge, parallelism=parallelism, **options)
     }  # fmt: skip
 
 
@@ -130,12 +139,12 @@ def test_one_matrix_of_all_rows_serves_every_fold(rows: DataFrame, weighted: boo
 def test_the_answer_does_not_depend_on_how_models_are_shared_out(rows: DataFrame) -> None:
     """One task, or a task for each model: then each trains for one fold, still with the cuts of all rows."""
     last = SparkXGBRegressor(label_col="number", **COMMON)
-    routes = [any_estimator.route(last, point, extra) for point, extra in enumerate(grid(last))]
-    values = [
-        {(fit.point, fit.fold): fit.value for fit in tree_search.fits(rows, Folds(FOLDS, "fold"), routes, RegressionEvaluator(labelCol="number"), parallelism=tasks)}
+    folds, judge = Folds(FOLDS, "fold"), RegressionEvaluator(labelCol="number")
+    one, six = (
+        {pair: fit.value for pair, fit in found(rows, folds, last, grid(last), judge, parallelism=tasks).items()}
         for tasks in (1, 6)
-    ]  # fmt: skip
-    assert values[0] == values[1]
+    )
+    assert one == six
 
 
 @pytest.mark.slow
@@ -195,6 +204,18 @@ def test_the_drop_in_takes_it(rows: DataFrame, tmp_path: Path) -> None:
     loaded = PipelineModel.load(str(tmp_path / "model"))
     scores = [each.transform(rows).orderBy("key").select("prediction").collect() for each in (model.bestModel, loaded)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.quick
+def test_plan_says_what_boosted_trees_cannot_share(rows: DataFrame) -> None:
+    """Not that no exact solver knows them, which nobody asked."""
+    last = SparkXGBClassifier(label_col="two", **{**COMMON, "num_workers": 2})
+    judge = BinaryClassificationEvaluator(labelCol="two", numBins=0)
+    (planned,) = CrossValidator(estimator=last, estimatorParamMaps=[{}], evaluator=judge).plan(rows)
+    assert (planned.solver, planned.reason) == (
+        "general",
+        "only features, label and weight, one worker and CPUs are shared by boosted trees",
+    )
 
 
 @pytest.mark.quick
