@@ -73,14 +73,14 @@ def take_turns(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> 
     Each call finds the session at rest: a side of ten thousand jobs leaves events and garbage for the next one to clear away.
     """
     first, our_result = seconds(ours)
-    _rest()
+    rest()
     second, peer_result = seconds(peer)
     timings = Timings(first, second)
     told(f"cold       ours {first:>8.2f} s  peer {second:>8.2f} s  {second / first:>7.1f}x")
     for pair in range(pairs):
-        _rest()
+        rest()
         ours_s, our_result = seconds(ours)
-        _rest()
+        rest()
         peer_s, peer_result = seconds(peer)
         timings.ours.append(ours_s)
         timings.peer.append(peer_s)
@@ -88,7 +88,7 @@ def take_turns(ours: Callable[[], Any], peer: Callable[[], Any], pairs: int) -> 
     return timings, our_result, peer_result
 
 
-def _rest() -> None:
+def rest() -> None:
     """Wait until Spark has handled its events, and collect garbage."""
     context: Any = SparkSession.active().sparkContext
     context._jsc.sc().listenerBus().waitUntilEmpty()

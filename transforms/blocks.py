@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.arrays import Integers
-from transforms.layout import Flags, Hashes, Layout
+from transforms.layout import Flags, Hashes, Layout, whole
 
 COLUMNS = "bin INT, kind TINYINT, block BINARY"
 _EVENTS, _LATE_EVENTS, _QUERIES = range(3)  # events first in each bin; late ones are those sent on to the next bucket
 _ROWS_PACKED = 1 << 18
+_BYTES_PACKED = 1 << 29  # a column of texts holds less than 2 GB
 _ROWS_AT_ONCE = 1 << 19
 _LARGEST_CODE = 1 << 62
 
@@ -38,18 +39,36 @@ class Packing:
     bins: int
 
     def queries(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in _tables(batches, self.asking):
-            bucket = self.asking.micros(table) // self.width
-            yield self._blocks(table, self.asking.places(table), bucket, _QUERIES)
+        for table in _tables(batches, self.asking.schema):
+            yield self._queries(table)
 
     def events(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in _tables(batches, self.telling):
-            time, place = self.telling.micros(table), self.telling.places(table)
-            bucket = time // self.width
-            yield self._blocks(table, place, bucket, _EVENTS)
-            late = np.flatnonzero(time - bucket * self.width >= self.width - self.reach)
-            if len(late):
-                yield self._blocks(table, place[late], bucket[late] + 1, _LATE_EVENTS, late)
+        """Of rows that can match something."""
+        for table in _tables(batches, self.telling.schema):
+            yield from self._events(table)
+
+    def both(
+        self, batches: Iterable[pa.RecordBatch], *, schema: pa.Schema, mine: Sequence[int], theirs: Sequence[int]
+    ) -> Iterator[pa.RecordBatch]:
+        """Of rows that are queries and events: columns `mine` are the queries', `theirs` the events'."""
+        for table in _tables(batches, schema):
+            yield self._queries(_selected(table, mine, self.asking.schema))
+            events = _selected(table, theirs, self.telling.schema)
+            known = self.telling.matchable(events)
+            if known.any():
+                yield from self._events(events if known.all() else events.filter(pa.array(known)).combine_chunks())
+
+    def _queries(self, table: pa.Table) -> pa.RecordBatch:
+        bucket = self.asking.micros(table) // self.width
+        return self._blocks(table, self.asking.places(table), bucket, _QUERIES)
+
+    def _events(self, table: pa.Table) -> Iterator[pa.RecordBatch]:
+        time, place = self.telling.micros(table), self.telling.places(table)
+        bucket = time // self.width
+        yield self._blocks(table, place, bucket, _EVENTS)
+        late = np.flatnonzero(time - bucket * self.width >= self.width - self.reach)
+        if len(late):
+            yield self._blocks(table, place[late], bucket[late] + 1, _LATE_EVENTS, late)
 
     def _blocks(
         self, table: pa.Table, place: Hashes, bucket: Integers, kind: int, rows: Integers | None = None
@@ -57,34 +76,45 @@ class Packing:
         """The table's rows, or those at `rows`, by bin."""
         mixed = place + bucket.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-        bin_of_row = ((mixed >> np.uint64(32)) % np.uint64(self.bins)).astype(np.uint16)
+        bin_of_row = ((mixed >> np.uint64(32)) * np.uint64(self.bins) >> np.uint64(32)).astype(np.uint16)
         order = np.argsort(bin_of_row, kind="stable")
         batch = table.take(order if rows is None else rows[order]).combine_chunks().to_batches()[0]
         bins = bin_of_row[order]
         edges = [0, *(np.flatnonzero(bins[1:] != bins[:-1]) + 1).tolist(), len(bins)]
-        blocks = [batch.slice(a, b - a).serialize().to_pybytes() for a, b in pairwise(edges)]
+        blocks = _concatenated([batch.slice(a, b - a).serialize() for a, b in pairwise(edges)])
+        kinds = np.full(len(blocks), kind, dtype=np.int8)
         return pa.record_batch(
-            [
-                pa.array(bins[edges[:-1]].astype(np.int32)),
-                pa.array(np.full(len(blocks), kind, dtype=np.int8)),
-                pa.array(blocks, pa.binary()),
-            ],
-            ["bin", "kind", "block"],
+            [pa.array(bins[edges[:-1]].astype(np.int32)), pa.array(kinds), blocks], ["bin", "kind", "block"]
         )
 
 
-def _tables(batches: Iterable[pa.RecordBatch], layout: Layout) -> Iterator[pa.Table]:
+def _concatenated(blocks: Sequence[pa.Buffer]) -> pa.Array:
+    """A binary array of blocks, each copied once."""
+    ends = np.cumsum([0, *(block.size for block in blocks)]).astype(np.int32)
+    whole_buffer = pa.allocate_buffer(int(ends[-1]))
+    view = memoryview(whole_buffer)
+    for block, (start, end) in zip(blocks, pairwise(ends.tolist()), strict=True):
+        view[start:end] = memoryview(block)
+    return pa.Array.from_buffers(pa.binary(), len(blocks), [None, pa.py_buffer(ends), whole_buffer])
+
+
+def _selected(table: pa.Table, places: Sequence[int], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays([table.column(i) for i in places], schema=schema)
+
+
+def _tables(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
-    rows = 0
+    rows = size = 0
     for batch in batches:
         if batch.num_rows:
             held.append(batch)
             rows += batch.num_rows
-        if rows >= _ROWS_PACKED:
-            yield layout.table(held)
-            held, rows = [], 0
+            size += batch.nbytes
+        if rows >= _ROWS_PACKED or size >= _BYTES_PACKED:
+            yield whole(held, schema)
+            held, rows, size = [], 0, 0
     if held:
-        yield layout.table(held)
+        yield whole(held, schema)
 
 
 @dataclass(frozen=True)

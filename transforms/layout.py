@@ -36,8 +36,8 @@ class Layout:
     carried: Mapping[str, int]
 
     def table(self, batches: Sequence[pa.RecordBatch]) -> pa.Table:
-        """The rows of all batches, each column in one piece."""
-        return pa.Table.from_batches(batches, self.schema).combine_chunks()
+        """The rows of all batches."""
+        return whole(batches, self.schema)
 
     def micros(self, table: pa.Table) -> Integers:
         """Microseconds since 1970, 0 where there is no instant."""
@@ -76,6 +76,11 @@ class Layout:
     def taken(self, table: pa.Table) -> pa.Table:
         """What is carried, under its names."""
         return pa.table([table.column(i) for i in self.carried.values()], list(self.carried))
+
+
+def whole(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """The rows of all batches, each column in one piece."""
+    return pa.Table.from_batches(batches, schema).combine_chunks()
 
 
 def _array(table: pa.Table, position: int) -> pa.Array:

@@ -22,7 +22,7 @@ def same_rows(left: DataFrame, right: DataFrame) -> tuple[DataFrame, list[int], 
         if not base.sameResult(other) or not (mine is None or theirs is None):
             return None
         base = other if mine is None else base
-    mine, theirs = (_listed(jvm, base.output()) if columns is None else columns for columns in (mine, theirs))
+    mine, theirs = (_listed(base.output()) if columns is None else columns for columns in (mine, theirs))
     if not all(expression.deterministic() for expression in (*mine, *theirs)):
         return None
     distinct: list[Any] = []
@@ -44,11 +44,11 @@ def _selection(frame: DataFrame) -> tuple[Any, list[Any] | None]:
     plan = jvm.org.apache.spark.sql.catalyst.optimizer.CollapseProject.apply(plan)
     if plan.getClass().getSimpleName() != "Project":
         return plan, None
-    return plan.child(), _listed(jvm, plan.projectList())
+    return plan.child(), _listed(plan.projectList())
 
 
-def _listed(jvm: Any, sequence: Any) -> list[Any]:
-    return list(jvm.scala.jdk.javaapi.CollectionConverters.asJava(sequence))
+def _listed(sequence: Any) -> list[Any]:
+    return [sequence.apply(i) for i in range(sequence.size())]
 
 
 def _place(expression: Any, distinct: list[Any]) -> int:

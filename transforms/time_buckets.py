@@ -26,6 +26,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from transforms.blocks import COLUMNS, Packing, Sides, Unpacking, microseconds
 from transforms.layout import Layout
+from transforms.same_rows import same_rows
 
 Answer = Callable[[Sides], Iterable[pa.Array]]
 Carried = Mapping[str, str | Column]  # a name stands for that column as it is: it is sent once, whatever else it is for
@@ -38,9 +39,9 @@ def bucket_width(reach: timedelta) -> int:
     """Microseconds of a bucket for queries that look back by `reach`.
 
     Wide buckets copy fewer events to the next bucket, narrow ones spread a hot key over more tasks: eight times the reach,
-    but no more than a week unless the reach itself is longer.
+    but no more than a week unless that is less than twice the reach. At that every second event is copied.
     """
-    return microseconds(max(reach, min(8 * reach, timedelta(days=7))))
+    return microseconds(max(2 * reach, min(8 * reach, timedelta(days=7))))
 
 
 def problems_of_sides(
@@ -105,17 +106,19 @@ def answer_each(
     Events without an instant or with a null in their key are left out; queries like that are asked, with `matchable` false.
     """
     wider = [_wider(queries.schema[mine].dataType, events.schema[theirs].dataType) for mine, theirs in by.items()]
-    known = reduce(and_, (events[name].isNotNull() for name in (*by.values(), known_at)))
     asked, asking = _sent(queries, as_of, tuple(by), wider, {name: name for name in queries.columns})
-    before = _answers.get(queries) if queries.storageLevel == StorageLevel.NONE else None
-    told, telling = _sent(events.where(known), known_at, tuple(by.values()), wider, carried)
+    told, telling = _sent(events, known_at, tuple(by.values()), wider, carried)
     bins = min(max(256, 8 * int(str(queries.sparkSession.conf.get("spark.sql.shuffle.partitions")))), _MOST_BINS)
     packing = Packing(asking, telling, bucket_width(reach), microseconds(reach), bins)
-    if before is None:
-        packed = asked.mapInArrow(packing.queries, COLUMNS)
+    before = _answers.get(queries) if queries.storageLevel == StorageLevel.NONE else None
+    one_pass = None if before else same_rows(asked, told)
+    if one_pass is not None:
+        rows, mine, theirs = one_pass
+        blocks = rows.mapInArrow(partial(packing.both, schema=_arrow(rows), mine=mine, theirs=theirs), COLUMNS)
     else:
-        packed = before.blocks.mapInArrow(partial(_packed, before.answers, packing), COLUMNS)
-    blocks = packed.unionAll(told.mapInArrow(packing.events, COLUMNS))
+        known = reduce(and_, (told[i].isNotNull() for i in (telling.instant, *telling.keys)))
+        packed = asked.mapInArrow(packing.queries, COLUMNS) if before is None else before.packed(packing)
+        blocks = packed.unionAll(told.where(known).mapInArrow(packing.events, COLUMNS))
     unpacking = Unpacking(asking, telling, bucket_width(reach))
     names = [*queries.columns, *(field.name for field in added)]
 
@@ -137,6 +140,10 @@ class _Answers:
     blocks: DataFrame
     answers: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
+    def packed(self, packing: Packing) -> DataFrame:
+        """The answers as blocks of the next question's queries."""
+        return self.blocks.mapInArrow(partial(_packed, self.answers, packing), COLUMNS)
+
 
 _answers: WeakKeyDictionary[DataFrame, _Answers] = WeakKeyDictionary()
 
@@ -151,7 +158,7 @@ def _packed(
 
     def typed(batch: pa.RecordBatch) -> pa.RecordBatch:
         columns = zip(batch.columns, schema.types, strict=True)
-        return pa.RecordBatch.from_arrays([c if c.type == kind else c.cast(kind) for c, kind in columns], schema=schema)
+        return pa.RecordBatch.from_arrays([column.cast(kind) for column, kind in columns], schema=schema)
 
     yield from packing.queries(map(typed, before(batches)))
 
@@ -168,7 +175,10 @@ def _sent(
         name: plain.index(column) if isinstance(column, str) else len(plain) + list(computed).index(name)
         for name, column in carried.items()
     }
-    large = sent.sparkSession.conf.get("spark.sql.execution.arrow.useLargeVarTypes") == "true"
-    # What an empty frame's `toArrow` would say, for two Spark jobs less.
-    schema = to_arrow_schema(sent.schema, timezone="UTC", prefers_large_types=large)
-    return sent, Layout(schema, plain.index(instant), tuple(map(plain.index, keys)), tuple(wider), roles)
+    return sent, Layout(_arrow(sent), plain.index(instant), tuple(map(plain.index, keys)), tuple(wider), roles)
+
+
+def _arrow(frame: DataFrame) -> pa.Schema:
+    """What an empty frame's `toArrow` would say, for two Spark jobs less."""
+    large = frame.sparkSession.conf.get("spark.sql.execution.arrow.useLargeVarTypes") == "true"
+    return to_arrow_schema(frame.schema, timezone="UTC", prefers_large_types=large)

@@ -69,8 +69,8 @@ def trailing(
     the latest value that is not null, the largest of those known at the same instant.
 
     Results do not depend on the order or partitioning of either frame. A task holds in memory the events of one key over
-    twice the widest width, about 100 bytes and the carried columns each, and some half a million rows besides: ten million
-    events of one key in the widest window ask for some 3 GB.
+    three times the widest width, about 100 bytes and the carried columns each, and some half a million rows besides: ten million
+    events of one key in the widest window ask for some 4 GB.
 
     Raises:
         ContractError: a column is absent, or its type does not fit its role; all problems are listed.

@@ -136,25 +136,25 @@ def compare(
     rounds: int,
     folder: Path,
 ) -> Comparison:
-    """Warm up both by storing their results, compare these, then take turns; without rounds the warm-up is what is timed."""
+    """Warm up both by storing their results, compare these, then take turns."""
     stored = {name: folder / f"{name}_{time.time_ns()}" for name in ("ours", "peer")}
-    warm = {name: _seconds(side(frame), stored[name]) for name, side in (("ours", ours), ("peer", peer))}
+    for name, side in (("ours", ours), ("peer", peer)):
+        side(frame).write.parquet(str(stored[name]))
     spark = frame.sparkSession
     difference = _difference(*(spark.read.parquet(str(stored[name])) for name in ("ours", "peer")), frame.columns)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(rounds):
-        times["ours"].append(_seconds(ours(frame)))
-        times["peer"].append(_seconds(peer(frame)))
-    ours_s, peer_s = (statistics.median(times[name] or [warm[name]]) for name in ("ours", "peer"))
+    for _ in range(max(rounds, 1)):
+        for name, side in (("ours", ours), ("peer", peer)):
+            paired.rest()
+            times[name].append(_seconds(side(frame)))
+    ours_s, peer_s = (statistics.median(times[name]) for name in ("ours", "peer"))
     return Comparison(frame.count(), round(ours_s, 2), round(peer_s, 2), round(peer_s / ours_s, 1), difference)
 
 
-def _seconds(frame: DataFrame, folder: Path | None = None) -> float:
+def _seconds(frame: DataFrame) -> float:
+    """How long it takes to compute all rows."""
     start = time.perf_counter()
-    if folder is None:
-        frame.write.format("noop").mode("overwrite").save()
-    else:
-        frame.write.parquet(str(folder))
+    frame.write.format("noop").mode("overwrite").save()
     return time.perf_counter() - start
 
 
@@ -209,7 +209,7 @@ def run(spark: SparkSession, size: str, rounds: int) -> dict[str, Any]:
         frame.unpersist()
         spark.conf.set(SEGMENT_TREE, "false")
         frame = events(spark, default_rows, 3)
-        found["default frames"] = _told("default frames", compare(frame, windows, range_frames, 0, folder))
+        found["default frames"] = _told("default frames", compare(frame, windows, range_frames, 1, folder))
         frame.unpersist()
     exponent, seconds = slope(spark, rows, rounds)
     hot = one_key(spark, rows, rounds)

@@ -107,12 +107,12 @@ def test_rows_that_match_nothing_are_answered_all_the_same() -> None:
     [
         ("1 hour", "8 hours"),
         ("1 day", "7 days"),
-        ("7 days", "7 days"),
-        ("28 days", "28 days"),
+        ("7 days", "14 days"),
+        ("28 days", "56 days"),
         ("1 minute", "8 minutes"),
     ],
 )
-def test_buckets_are_as_wide_as_the_reach_or_wider(reach: str, width: str) -> None:
+def test_buckets_are_at_least_twice_as_wide_as_the_reach(reach: str, width: str) -> None:
     """Short looks back get wider buckets, so that few events are sent to two."""
 
     def length(text: str) -> timedelta:

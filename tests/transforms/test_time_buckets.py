@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import numpy as np
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from conf.values import Duration
 from transforms.point_in_time import as_of_join
@@ -64,5 +65,26 @@ def test_questions_to_answered_rows_change_nothing_but_the_way(spark: SparkSessi
     assert straight.schema == kept.schema
     assert sorted(straight.collect(), key=lambda row: row["id"]) == sorted(kept.collect(), key=lambda row: row["id"])
     plan = straight._jdf.queryExecution().optimizedPlan().toString()
-    # Queries once, events three times, three answers; two of them make blocks for the next question.
-    assert plan.count("MapInArrow") == 7
+    # Queries and events in one pass, events twice more, three answers; two of them make blocks for the next question.
+    assert plan.count("MapInArrow") == 6
+
+
+def test_rows_that_are_asked_about_themselves_are_read_once(spark: SparkSession) -> None:
+    """As with events that have a way of their own; rows without a moment or with a null in their key are no events."""
+    queries = rows(spark).select("id", "plane", "as_of", (F.col("fare") * 2).alias("twice"))
+    selected = queries.select("plane", F.col("as_of").alias("known_at"), "twice", F.length("plane").alias("letters"))
+    apart = selected.where("id IS NOT NULL")
+
+    def asked_of(events: DataFrame) -> DataFrame:
+        return trailing(
+            queries, events, by={"plane": "plane"}, as_of="as_of", known_at="known_at",
+            widths=[Duration.model_validate("3 hours"), Duration.model_validate("2 days")],
+            aggregates=[Aggregate("count", None, "flights"), Aggregate("sum", "letters", "letters"), Aggregate("max", "twice", "twice")],
+            name=lambda name, width: f"{name}_{width.suffix}",
+        )  # fmt: skip
+
+    once, twice = asked_of(selected), asked_of(apart)
+
+    assert sorted(once.collect()) == sorted(twice.collect())
+    plans = [frame._jdf.queryExecution().optimizedPlan().toString() for frame in (once, twice)]
+    assert [plan.count("MapInArrow") for plan in plans] == [2, 3]
