@@ -138,7 +138,8 @@ def compare(
 ) -> Comparison:
     """Warm up both by storing their results, compare these, then take turns."""
     stored = {name: folder / f"{name}_{time.time_ns()}" for name in ("ours", "peer")}
-    for name, side in (("ours", ours), ("peer", peer)):
+    # Ours last: Spark stops Python workers that are idle for a minute, which is less than the peer may take.
+    for name, side in (("peer", peer), ("ours", ours)):
         side(frame).write.parquet(str(stored[name]))
     spark = frame.sparkSession
     difference = _difference(*(spark.read.parquet(str(stored[name])) for name in ("ours", "peer")), frame.columns)
