@@ -22,6 +22,7 @@ from pyspark.ml import Estimator, Model, Pipeline, PipelineModel, Transformer
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.param import Param, Params
 from pyspark.ml.util import MetaAlgorithmReadWrite
+from pyspark.ml.wrapper import JavaParams
 from pyspark.sql import DataFrame
 from pyspark.storagelevel import StorageLevel
 
@@ -83,14 +84,29 @@ class Route:
 def route(estimator: Estimator[Any], point: int, extra: ParamMap) -> Route:
     """Split an estimator with one grid point's parameters set."""
     if type(estimator) is not Pipeline:
-        return Route(point, extra, (), (), estimator.copy(dict(extra)), (), False)
-    # As Pipeline.copy, but for stages that the point says nothing about: a copy takes some 50 calls of the JVM.
+        return Route(point, extra, (), (), _copied(estimator, extra), (), False)
+    # As Pipeline.copy, but for stages that the point says nothing about.
     whole = Params.copy(estimator, dict(extra))
-    stages = [stage.copy(dict(extra)) if _set_in(stage, extra) else stage for stage in whole.getStages()]
+    stages = [_copied(stage, extra) if _set_in(stage, extra) else stage for stage in whole.getStages()]
     at = max((i for i, stage in enumerate(stages) if isinstance(stage, Estimator)), default=len(stages))
     prefix, rest = tuple(stages[:at]), stages[at:]
     keys = tuple(_stage_key(stage, extra) for stage in prefix)
     return Route(point, extra, prefix, keys, rest[0] if rest else None, tuple(rest[1:]), True)  # type: ignore[arg-type]
+
+
+def _copied(stage: Any, extra: ParamMap) -> Any:
+    """As `stage.copy`, which sets every parameter in the JVM, some 50 calls of it, as each use of the copy does again.
+
+    What MLlib refuses of `extra` is refused here, the stage's own values when the copy is used.
+    """
+    if not isinstance(stage, JavaParams) or type(stage).copy is not JavaParams.copy:
+        return stage.copy(dict(extra))
+    companion = stage._java_obj.copy(stage._empty_java_param_map())  # type: ignore[union-attr]
+    copied: Any = Params.copy(stage, dict(extra))
+    copied._java_obj = companion
+    for param in _set_in(stage, extra):
+        companion.set(copied._make_java_param_pair(param, extra[param]))
+    return copied
 
 
 def alike(routes: Sequence[Route]) -> list[list[Route]]:

@@ -41,7 +41,7 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def new_shop(spark: SparkSession, lake_root: str, tracking_uri: str) -> OpenShop:
     def open_shop(**changes: Any) -> Shop:
-        spec = shop.pipeline(f"shop{uuid4().hex[:8]}", **{"evaluate": MEASURED, **changes})
+        spec = shop.pipeline(f"shop{uuid4().hex[:8]}", **{"evaluate": {"bootstrap": 0}, **changes})
         return shop.open_shop(spark, lake_root, tracking_uri, spec)
 
     return open_shop
@@ -97,7 +97,7 @@ def by_hand(here: Shop, model: PipelineModel) -> pd.DataFrame:
 
 def test_a_model_is_measured_on_the_test_rows_once(new_shop: OpenShop) -> None:
     """Metrics whole and by slice as scikit-learn has them, curves and importances beside them; a second run writes nothing."""
-    here = new_shop()
+    here = new_shop(evaluate=MEASURED)
     inputs = built(here, orders())
     model, version = trained(here, inputs)
     outcome = evaluate.run(here.run)
@@ -242,7 +242,7 @@ def test_a_test_part_that_says_nothing_is_refused(
 def test_a_model_without_probabilities_is_refused(new_shop: OpenShop) -> None:
     here = new_shop()
     inputs = built(here, orders())
-    here.trained(fitted(here, LinearSVC()), inputs, threshold=0.5)
+    here.trained(fitted(here, LinearSVC(maxIter=2)), inputs, threshold=0.5)
     with pytest.raises(ModelError) as refused:
         evaluate.run(here.run)
     assert str(refused.value) == (
@@ -281,6 +281,7 @@ def test_a_model_of_another_pipeline_file_is_refused(new_shop: OpenShop) -> None
     assert str(refused.value) == ("evaluate.slices: score is a name of the predictions. Give the feature another name.")
 
 
+@pytest.mark.system
 def test_a_regression_is_measured(new_shop: OpenShop) -> None:
     here = new_shop(
         task="regression",
@@ -295,6 +296,7 @@ def test_a_regression_is_measured(new_shop: OpenShop) -> None:
     assert {row.curve for row in drawn.select("curve").distinct().collect()} == {"residuals", "deciles", "importance"}
 
 
+@pytest.mark.system
 def test_several_classes_are_measured(new_shop: OpenShop) -> None:
     here = new_shop(
         task="multiclass",

@@ -365,6 +365,7 @@ def test_a_search_without_success_lists_the_errors(spark: SparkSession, tmp_path
         ),
     ],
 )
+@pytest.mark.system
 def test_other_tasks(
     spark: SparkSession, tmp_path: Path, tracking_uri: str, task: str, metric: str, candidates: dict[str, Any]
 ) -> None:

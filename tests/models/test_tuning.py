@@ -27,7 +27,7 @@ from pyspark.sql import functions as F
 
 from models.folds import Folds
 from models.trials import Trial
-from models.tuning import CrossValidator, Search, tune
+from models.tuning import CrossValidator, Search, fit, tune
 from transforms.errors import ConfigError, ModelError
 
 FITS: Counter[float] = Counter()
@@ -203,6 +203,22 @@ def test_a_value_that_mllib_refuses_fails_its_point_only(points: DataFrame) -> N
         0,
         0,
     ]
+
+
+@pytest.mark.parametrize("of", [LinearRegression, LogisticRegression])
+def test_a_value_that_mllib_refuses_is_refused_wherever_it_was_set(points: DataFrame, of: Any) -> None:
+    """On the estimator itself as in the grid: with the words of MLlib's own fit."""
+    estimator = of(regParam=-1.0)
+    judge = RegressionEvaluator() if of is LinearRegression else BinaryClassificationEvaluator()
+    validator = CrossValidator(
+        estimator=estimator, estimatorParamMaps=[{estimator.elasticNetParam: 0.5}], evaluator=judge, numFolds=2
+    )
+    told = []
+    for call in (lambda: estimator.fit(points), lambda: validator.fit(points), lambda: fit(estimator, {}, points)):
+        with pytest.raises(IllegalArgumentException) as refused:
+            call()
+        told.append(str(refused.value))
+    assert told == [f"{estimator.uid} parameter regParam given invalid value -1.0."] * 3
 
 
 def test_a_search_without_any_success_lists_the_errors(lines: DataFrame) -> None:
