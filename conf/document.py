@@ -130,6 +130,11 @@ class _Walk:
         self._scalars = SafeConstructor(loader=YAML(typ="safe", pure=True))
 
     def value(self, node: Node, path: Path) -> Any:
+        """What a node says, in plain Python; what is wrong with it goes to `problems`, None in its place.
+
+        Raises:
+            ConfigError: the document is too large or too deep to be one that people write.
+        """
         self.count += 1
         if self.count > MAX_VALUES or len(path) > MAX_DEPTH:
             raise ConfigError(

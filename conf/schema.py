@@ -12,7 +12,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from conf.values import Duration, Expression, Folder, Mapping, Name, Names, Period, Spec, Texts, as_tuple
+from conf.errors import ConfigError
+from conf.values import (
+    Address,
+    Duration,
+    Expression,
+    Folder,
+    Mapping,
+    Name,
+    Names,
+    Period,
+    SparkSettings,
+    Spec,
+    Texts,
+    as_tuple,
+)
 
 COLUMN_TYPES = ("string", "int", "long", "float", "double", "boolean", "date", "timestamp")
 _DECIMAL = re.compile(r"decimal\((\d{1,2}),\s*(\d{1,2})\)")
@@ -321,12 +335,24 @@ class Environment(Spec):
     name: Name = "local"
     raw: Folder = "data/raw"
     lake: Folder = "lake"
-    mlflow: str = ""
-    master: str = "local[*]"
+    mlflow: Address = ""
+    master: Address = "local[*]"
     driver_memory: str = "4g"
-    spark: dict[str, str] = {}
+    spark: SparkSettings = {}
 
     @property
     def tracking_uri(self) -> str:
         """MLflow's address; by default a sqlite file beside the lake's tables."""
         return self.mlflow or f"sqlite:///{self.lake}/ops/mlflow.db"
+
+    def require_tracking(self) -> None:
+        """Make sure that models can be kept.
+
+        Raises:
+            ConfigError: MLflow has no address, and the lake is no folder of this machine where its default, a sqlite file, could lie.
+        """
+        if not self.mlflow and not self.lake.startswith("/"):
+            raise ConfigError(
+                f"Environment {self.name}: mlflow: expected the address of a server or of a database for a lake at {self.lake}, found"
+                " none. The default, a sqlite file in the lake, needs a folder of this machine."
+            )

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from conf import secrets
+
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _DURATION = re.compile(r"(\d+)\s*(second|minute|hour|day|week)s?")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:")
@@ -93,7 +95,11 @@ class Period(Spec):
 
 
 Name = Annotated[str, BeforeValidator(_identifier)]
-Folder = Annotated[str, AfterValidator(_absolute), Field(validate_default=True)]
+Address = Annotated[str, AfterValidator(secrets.refused_address)]
+Folder = Annotated[Address, AfterValidator(_absolute), Field(validate_default=True)]
+SparkSettings = dict[
+    Annotated[str, AfterValidator(secrets.refused_name)], Annotated[str, AfterValidator(secrets.refused_value)]
+]
 Expression = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(as_tuple)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]

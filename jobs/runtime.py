@@ -29,11 +29,9 @@ from jobs.storage import Storage
 from transforms.errors import MillraceError
 
 JOBS = ("ingest", "features", "train", "evaluate", "promote", "score", "maintain")
-REPORTED = (
-    "evaluate",
-    "promote",
-    "score",
-)  # started alone, these write the report anew; `run` writes it once, at its end
+# Started alone, these write the report anew; `run` writes it once, at its end.
+REPORTED = ("evaluate", "promote", "score")
+WITH_MODELS = ("run", "train", *REPORTED)
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +59,8 @@ def execute(job: str, arguments: Arguments) -> int:
     try:
         loaded = load(arguments.pipeline, environment=arguments.environment, settings=arguments.settings)
         summary["pipeline"] = loaded.pipeline.pipeline
+        if job in WITH_MODELS:
+            loaded.environment.require_tracking()
         with for_console(console) as progress:
             spark = session.build(loaded.environment, app=f"millrace {job} {loaded.pipeline.pipeline}")
             check.analyse(spark, loaded)

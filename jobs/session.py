@@ -8,17 +8,20 @@ from collections.abc import Mapping
 from importlib import resources
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
+from conf import secrets
 from conf.schema import Environment
 from jobs import jars
 from transforms.errors import ConfigError
 
 LOG4J = Path(str(resources.files("conf") / "log4j2.properties"))
 EXTENSIONS, DELTA = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
+S3A = "org.apache.hadoop.fs.s3a.S3AFileSystem"
 SENSITIVE = "secret|password|token|access[.]?key|credential|api_?key|pepper|hmac|jceks|connection.?string"
 
 # What is computed, kept and shown rests on these: neither an environment nor spark-submit can change them.
@@ -60,10 +63,12 @@ def build(environment: Environment, *, app: str) -> SparkSession:
     """
     _refuse_connect(environment)
     _refuse_changes(environment)
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    if submitted:
+        _refuse_secrets()
     running = SparkSession.getActiveSession()
     if running is not None:
-        return _checked(running)
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+        return _checked(running, environment)
     builder = SparkSession.builder.appName(app)
     for name, value in settings(environment, given=_given() if submitted else None).items():
         builder = builder.config(name, value)
@@ -71,7 +76,7 @@ def build(environment: Environment, *, app: str) -> SparkSession:
         _set_process_environment(environment)
     try:
         with jars.java_starts():
-            return _checked(builder.getOrCreate())
+            return _checked(builder.getOrCreate(), environment)
     except Py4JJavaError as error:
         raise ConfigError(
             f"Environment {environment.name}: Spark did not start with master {environment.master}: {error.java_exception.getMessage()}"
@@ -93,7 +98,8 @@ def settings(environment: Environment, *, given: Mapping[str, str] | None = None
         DELTA,
     ]
     if given is None:
-        files = [environment.spark.get("spark.jars", ""), *(str(path) for path in jars.ensure("delta"))]
+        locked = (str(path) for group in _jar_groups(environment) for path in jars.ensure(group))
+        files = [environment.spark.get("spark.jars", ""), *locked]
         chosen |= {
             "spark.master": master,
             "spark.driver.memory": environment.driver_memory,
@@ -102,6 +108,12 @@ def settings(environment: Environment, *, given: Mapping[str, str] | None = None
     else:
         chosen = {name: value for name, value in chosen.items() if name not in given}
     return {**chosen, **FIXED, EXTENSIONS: ",".join(dict.fromkeys(name for name in extensions if name))}
+
+
+def _jar_groups(environment: Environment) -> list[str]:
+    """Groups of `conf/jars.lock` that the environment's addresses need."""
+    on_s3 = any(address.startswith("s3a:") for address in (environment.raw, environment.lake))
+    return ["delta", "s3"] if on_s3 else ["delta"]
 
 
 def _given() -> dict[str, str]:
@@ -159,6 +171,20 @@ def _refuse_connect(environment: Environment) -> None:
         )
 
 
+def _refuse_secrets() -> None:
+    """What spark-submit was told on its command line stands in process lists and in the scheduler's logs."""
+    SparkContext._ensure_initialized()
+    jvm: Any = SparkContext._jvm
+    found = secrets.in_command(str(jvm.System.getProperty("sun.java.command") or ""))
+    if found:
+        raise ConfigError(
+            [
+                f"spark-submit: {name}: expected no secret on a command line. {secrets.CURE}."
+                for name in dict.fromkeys(found)
+            ]
+        )
+
+
 def _refuse_changes(environment: Environment) -> None:
     changed = [name for name, value in FIXED.items() if environment.spark.get(name, value) != value]
     if changed:
@@ -171,21 +197,25 @@ def _refuse_changes(environment: Environment) -> None:
         )
 
 
-def _checked(spark: SparkSession) -> SparkSession:
+def _checked(spark: SparkSession, environment: Environment) -> SparkSession:
     """The session with our settings; it may have been started by others.
 
     Raises:
-        ConfigError: Delta is not on its class path, or a setting that is fixed at the start differs.
+        ConfigError: Delta, or S3A where it is needed, is not on its class path, or a setting that is fixed at the start differs.
     """
     jvm = spark._jvm
     assert jvm is not None
-    try:
-        jvm.org.apache.spark.util.Utils.classForName(DELTA, True, False)
-    except Py4JJavaError as error:
-        raise ConfigError(
-            "The Spark session that is running has no Delta on its class path; expected the jars of conf/jars.lock. Start it with"
-            ' spark-submit --jars "$(python -m jobs.jars)".'
-        ) from error
+    groups = _jar_groups(environment)
+    for group, name, class_name in (("delta", "Delta", DELTA), ("s3", "S3A", S3A)):
+        if group not in groups:
+            continue
+        try:
+            jvm.org.apache.spark.util.Utils.classForName(class_name, True, False)
+        except Py4JJavaError as error:
+            raise ConfigError(
+                f"The Spark session that is running has no {name} on its class path; expected the jars of conf/jars.lock. Start it with"
+                f' spark-submit --jars "$(python -m jobs.jars {" ".join(groups)})".'
+            ) from error
     differing = {name: value for name, value in FIXED.items() if spark.conf.get(name, None) != value}
     late = [name for name in differing if not spark.conf.isModifiable(name)]
     if DELTA not in str(spark.conf.get(EXTENSIONS, "")).split(","):

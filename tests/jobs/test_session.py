@@ -287,9 +287,26 @@ def test_spark_submit_without_delta_is_refused(tmp_path: Path) -> None:
 
     assert result == {
         "error": "The Spark session that is running has no Delta on its class path; expected the jars of conf/jars.lock. Start it with"
-        ' spark-submit --jars "$(python -m jobs.jars)".',
+        ' spark-submit --jars "$(python -m jobs.jars delta)".',
         "exit_code": 2,
     }
+
+
+@pytest.mark.slow
+def test_a_secret_on_the_command_line_of_spark_submit_is_refused(tmp_path: Path) -> None:
+    """It stands in process lists by then, and is not repeated."""
+    submit = str(Path(sys.executable).parent / "spark-submit")
+    options = ["--master", "local[1]", "--driver-memory", "1g", "--conf", "spark.hadoop.fs.s3a.secret.key=canary"]
+
+    result, stderr = start(tmp_path, {}, submit, *options)
+
+    assert result == {
+        "error": "spark-submit: spark.hadoop.fs.s3a.secret.key: expected no secret on a command line. Give it in the environment of"
+        " the process (AWS_SECRET_ACCESS_KEY), by the machine's role, or by a credential provider"
+        " (spark.hadoop.hadoop.security.credential.provider.path).",
+        "exit_code": 2,
+    }
+    assert "canary" not in stderr
 
 
 @pytest.mark.slow
