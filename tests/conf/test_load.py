@@ -268,3 +268,15 @@ class TestFiles:
         )
         with pytest.raises(ConfigError, match="found none"):
             load(tmp_path)
+
+
+def test_a_lake_that_is_no_folder_needs_an_address_for_models() -> None:
+    """A sqlite file can lie on this machine only; said before any job that keeps models starts."""
+    for environment in (Environment(), Environment(lake="s3a://lake", mlflow="http://127.0.0.1:5000")):
+        environment.require_tracking()
+    with pytest.raises(ConfigError) as caught:
+        Environment(name="store", lake="s3a://lake").require_tracking()
+    assert str(caught.value) == (
+        "Environment store: mlflow: expected the address of a server or of a database for a lake at s3a://lake, found none. The"
+        " default, a sqlite file in the lake, needs a folder of this machine."
+    )
