@@ -14,7 +14,7 @@ CURE = (
 )
 # Names that end so hold a secret; `...secret.file`, `...credentials.provider` say where one is.
 _NAME = re.compile(
-    r"(secret|passw(or)?d|(session|auth|bearer|security|sas)?[._-]?token|(access|secret|account|private|api|shared)[._-]?key([._-]?id)?)"
+    r"(secret|passw(or)?d|token|(access|secret|account|private|api|shared)[._-]?key([._-]?id)?)"
     r"(\.[a-z0-9-]+\.(dfs|blob)\.core\.windows\.net)?$",
     re.IGNORECASE,
 )

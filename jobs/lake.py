@@ -113,14 +113,14 @@ class Lake:
 
         Asked of the snapshot's stored transactions, not of the last history row: later commits may follow ours.
         """
-        stored = self._transactions(contract).get(transaction.app_id)
-        if stored is None or stored < transaction.version:
+        stored = self._snapshot(contract).transactions().get(transaction.app_id)
+        if stored.isEmpty() or int(stored.get()) < transaction.version:
             return None
-        for commit in self._commits(contract):
-            if _is_of(commit, transaction):
-                return replace(commit, skipped=True)
+        commit = self._commit_of(contract, transaction)
+        if commit is not None:
+            return replace(commit, skipped=True)
         raise ContractError(
-            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored}, expected attempt"
+            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored.get()}, expected attempt"
             f" {transaction.version} in the table's history and found none. Use --force to start a new attempt."
         )
 
@@ -228,12 +228,19 @@ class Lake:
 
     def _latest(self, contract: Contract, transaction: Transaction) -> Commit:
         """The commit just made: the last one, unless another writer's followed at once."""
+        commit = self._commit_of(contract, transaction)
+        if commit is None:
+            raise ContractError(
+                f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log."
+            )
+        return commit
+
+    def _commit_of(self, contract: Contract, transaction: Transaction) -> Commit | None:
+        wanted = (transaction.app_id, transaction.version)
         for commit in self._commits(contract):
-            if _is_of(commit, transaction):
+            if (commit.metadata.get("app_id"), commit.metadata.get("attempt")) == wanted:
                 return commit
-        raise ContractError(
-            f"{self.path(contract)}: transaction {transaction.app_id} was written but is not in the log."
-        )
+        return None
 
     def _commits(self, contract: Contract) -> Iterator[Commit]:
         """What the log says of each version, the newest first. `DeltaTable.history` would start a Spark job for it."""
@@ -249,14 +256,6 @@ class Lake:
                 raise
             if found.isDefined():
                 yield _commit(contract, version, found.get(), jvm)
-
-    def _transactions(self, contract: Contract) -> Mapping[str, int]:
-        """The version of each transaction id; from the checksum of the latest version where it has them, without a Spark job."""
-        snapshot = self._snapshot(contract)
-        known = snapshot.setTransactionsIfKnown()
-        transactions = known.get() if known.isDefined() else snapshot.setTransactions()
-        found = (transactions.apply(i) for i in range(transactions.size()))
-        return {str(transaction.appId()): int(transaction.version()) for transaction in found}
 
     def _snapshot(self, contract: Contract) -> Any:
         """Delta's own snapshot object, brought up to date. Python's DeltaTable shows no stored transactions, hence the JVM."""
@@ -275,11 +274,6 @@ def _metadata(transaction: Transaction, metadata: Mapping[str, Any] | None) -> s
     return json.dumps(
         {**(metadata or {}), "app_id": transaction.app_id, "attempt": transaction.version}, sort_keys=True
     )
-
-
-def _is_of(commit: Commit, transaction: Transaction) -> bool:
-    found = commit.metadata.get("app_id"), commit.metadata.get("attempt")
-    return found == (transaction.app_id, transaction.version)
 
 
 def _commit(contract: Contract, version: int, info: Any, jvm: Any) -> Commit:

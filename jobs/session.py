@@ -21,7 +21,8 @@ from transforms.errors import ConfigError
 
 LOG4J = Path(str(resources.files("conf") / "log4j2.properties"))
 EXTENSIONS, DELTA = "spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension"
-S3A = "org.apache.hadoop.fs.s3a.S3AFileSystem"
+# Group of jars -> what it brings, and a class of it.
+BROUGHT = {"delta": ("Delta", DELTA), "s3": ("S3A", "org.apache.hadoop.fs.s3a.S3AFileSystem")}
 SENSITIVE = "secret|password|token|access[.]?key|credential|api_?key|pepper|hmac|jceks|connection.?string"
 
 # What is computed, kept and shown rests on these: neither an environment nor spark-submit can change them.
@@ -206,9 +207,7 @@ def _checked(spark: SparkSession, environment: Environment) -> SparkSession:
     jvm = spark._jvm
     assert jvm is not None
     groups = _jar_groups(environment)
-    for group, name, class_name in (("delta", "Delta", DELTA), ("s3", "S3A", S3A)):
-        if group not in groups:
-            continue
+    for name, class_name in (BROUGHT[group] for group in groups):
         try:
             jvm.org.apache.spark.util.Utils.classForName(class_name, True, False)
         except Py4JJavaError as error:

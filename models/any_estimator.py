@@ -109,6 +109,15 @@ def _copied(stage: Any, extra: ParamMap) -> Any:
     return copied
 
 
+def check_values(estimator: Any) -> None:
+    """Let MLlib refuse values that were set on the estimator itself; `route` has it refuse those of a grid point.
+
+    Raises:
+        IllegalArgumentException: a value is out of range.
+    """
+    estimator._transfer_params_to_java()
+
+
 def alike(routes: Sequence[Route]) -> list[list[Route]]:
     """Groups of equal feature stages, and of equal class and columns of the last estimator."""
     groups: dict[Any, list[Route]] = {}

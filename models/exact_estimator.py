@@ -125,7 +125,7 @@ def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) ->
     features, _ = any_estimator.advance((frame, frame), way, range(len(way.prefix)), memo)
     folds = Folds(1, _FOLD)
     last: Any = way.last
-    last._transfer_params_to_java()  # MLlib refuses values that make no sense
+    any_estimator.check_values(last)
     if too_wide(search.width(features, last.getFeaturesCol()), folds):
         return None
     with search.opened(features.withColumn(_FOLD, F.lit(-1)), folds, [last], None, on_pass=on_pass) as opened:
@@ -224,9 +224,7 @@ class _Group:
         started = time.monotonic()
         lasts: list[Any] = [way.last for way in self.routes]
         try:
-            lasts[
-                0
-            ]._transfer_params_to_java()  # MLlib refuses values that make no sense; those of the grid it has seen
+            any_estimator.check_values(lasts[0])
             reason = None if maps else too_wide(search.width(rows, lasts[0].getFeaturesCol()), self.folds)
             if reason:
                 if every_row:

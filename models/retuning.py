@@ -61,7 +61,7 @@ def fit(search: Search, seen: Statistics, how_folded: Mapping[str, Any]) -> tupl
     # Names of features and the type of the key are the rows' own.
     seen.require({**seen.definition, **_columns(routes[0]), **how_folded})
     lasts: list[Any] = [way.last for way in routes]
-    lasts[0]._transfer_params_to_java()  # MLlib refuses values that make no sense; those of the grid it has seen
+    any_estimator.check_values(lasts[0])
     tried = LinearSearch(SeenRows(seen), Cells.of(search.folds), lasts, search.evaluator)  # type: ignore[arg-type]
     pairs = [(point, fold) for point in range(len(routes)) for fold in range(search.folds.count)]
     trials = []

@@ -142,11 +142,11 @@ def made(
     import xgboost
 
     names = [name for name in rows if name not in ("values", "weight")] + ["weight"] * (weighted and "weight" in rows)
-    features, *labels = (rows[name] if kept is None else rows[name][kept] for name in ("values", *names))
+    chosen = {name: rows[name] if kept is None else rows[name][kept] for name in ("values", *names)}
     binned = is_binned(booster)
     bins = {"max_bin": booster["max_bin"]} if binned and "max_bin" in booster else {}
     kind = xgboost.QuantileDMatrix if binned else xgboost.DMatrix
-    return kind(features, **dict(zip(names, labels, strict=True)), **matrix, **bins)
+    return kind(chosen.pop("values"), **chosen, **matrix, **bins)
 
 
 def is_binned(booster: Mapping[str, Any]) -> bool:

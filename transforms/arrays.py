@@ -59,9 +59,9 @@ class RunningSum:
 
     def pair(self, start: Integers, end: Integers) -> Pair:
         high, low = np.zeros(len(start)), np.zeros(len(start))
-        for place, band in enumerate(self._bands):
+        for band in self._bands:
             more, more_low = band.pair(start, end)
-            high, error = two_sum(high, more) if place else (more, low)
+            high, error = two_sum(high, more)
             high, low = two_sum(high, np.where(np.isfinite(high), low + (more_low + error), 0.0))
         return high, low
 
