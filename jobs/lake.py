@@ -7,7 +7,7 @@ metadata are those of the first time. That is what makes a killed job safe to st
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,9 +51,14 @@ class Commit:
 class Lake:
     """Tables under one root folder, by contract."""
 
-    def __init__(self, spark: SparkSession, root: str) -> None:
+    def __init__(self, spark: SparkSession, root: str, may_commit: Callable[[], None] = lambda: None) -> None:
+        """
+        Args:
+            may_commit: called before each write; it raises when this run must not write any more.
+        """
         self.spark = spark
         self.root = root.rstrip("/")
+        self.may_commit = may_commit
 
     def path(self, contract: Contract) -> str:
         return f"{self.root}/{contract.table}"
@@ -73,6 +78,7 @@ class Lake:
         if version is not None:
             contract.conform(self.spark.read.format("delta").load(self.path(contract)))
             return version
+        self.may_commit()
         builder = DeltaTable.createIfNotExists(self.spark).location(self.path(contract)).addColumns(contract.schema)
         for name, value in PROPERTIES.items():
             builder = builder.property(name, value)
@@ -111,16 +117,19 @@ class Lake:
     def committed(self, contract: Contract, transaction: Transaction) -> Commit | None:
         """The commit that this transaction left, None when it was never committed.
 
-        Asked of the snapshot's stored transactions, not of the last history row: later commits may follow ours.
+        Asked of the table's stored transactions, not of the last history row: later commits may follow ours.
         """
-        stored = self._snapshot(contract).transactions().get(transaction.app_id)
-        if stored.isEmpty() or int(stored.get()) < transaction.version:
+        return self._committed(contract, transaction, self._snapshot(contract))
+
+    def _committed(self, contract: Contract, transaction: Transaction, snapshot: Any) -> Commit | None:
+        stored = self._stored(contract, transaction.app_id, snapshot)
+        if stored is None or stored < transaction.version:
             return None
         commit = self._commit_of(contract, transaction)
         if commit is not None:
             return replace(commit, skipped=True)
         raise ContractError(
-            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored.get()}, expected attempt"
+            f"{self.path(contract)}: transaction {transaction.app_id} stands at attempt {stored}, expected attempt"
             f" {transaction.version} in the table's history and found none. Use --force to start a new attempt."
         )
 
@@ -128,7 +137,7 @@ class Lake:
         self, frame: DataFrame, contract: Contract, transaction: Transaction, metadata: Mapping[str, Any] | None = None
     ) -> Commit:
         """Add rows, once per transaction."""
-        return self._write(frame, contract, transaction, metadata, "append")
+        return self._write(frame, contract, transaction, metadata, "Append")
 
     def replace(
         self,
@@ -144,7 +153,7 @@ class Lake:
         Args:
             new_columns: the table may have other columns before; afterwards it has the contract's.
         """
-        return self._write(frame, contract, transaction, metadata, "overwrite", new_columns=new_columns)
+        return self._write(frame, contract, transaction, metadata, "Overwrite", new_columns=new_columns)
 
     def merge(
         self,
@@ -170,6 +179,7 @@ class Lake:
         condition = key_condition(contract.key, "target", "source")
         if on:
             condition = condition & F.expr(on)
+        self.may_commit()
         session = self._transactional_session(transaction, metadata)
         builder = DeltaTable.forPath(session, self.path(contract)).alias("target")
         (
@@ -187,12 +197,14 @@ class Lake:
         earlier = self.committed(contract, transaction)
         if earlier:
             return earlier
+        self.may_commit()
         session = self._transactional_session(transaction, metadata)
         DeltaTable.forPath(session, self.path(contract)).delete(condition)
         return self._latest(contract, transaction)
 
     def restore(self, contract: Contract, version: int) -> int:
         """Bring back the content of an older version as a new one; returns the new version."""
+        self.may_commit()
         DeltaTable.forPath(self.spark, self.path(contract)).restoreToVersion(version)
         return int(self._snapshot(contract).version())
 
@@ -208,15 +220,42 @@ class Lake:
     ) -> Commit:
         if not new_columns or self.version(contract) is None:
             self.create(contract)
-        earlier = self.committed(contract, transaction)
+        snapshot = self._snapshot(contract)
+        earlier = self._committed(contract, transaction, snapshot)
         if earlier:
             return earlier
-        writer = contract.conform(frame).write.format("delta").mode(mode)
-        if new_columns:
-            writer = writer.option("overwriteSchema", "true")
-        writer = writer.option("txnAppId", transaction.app_id).option("txnVersion", transaction.version)
-        writer.option("userMetadata", _metadata(transaction, metadata)).save(self.path(contract))
+        self.may_commit()
+        options = {
+            "txnAppId": transaction.app_id,
+            "txnVersion": str(transaction.version),
+            "userMetadata": _metadata(transaction, metadata),
+            **({"overwriteSchema": "true"} if new_columns else {}),
+        }
+        self._commit(contract.conform(frame), contract, mode, options, snapshot)
         return self._latest(contract, transaction)
+
+    def _commit(
+        self, frame: DataFrame, contract: Contract, mode: str, options: Mapping[str, str], snapshot: Any
+    ) -> None:
+        """What `frame.write.format("delta").options(...).save(...)` does, but for its look whether the transaction was committed.
+
+        Delta rebuilds the table's state for it, two thirds of the time of a small commit; `_stored` has looked into this snapshot.
+        The id counts as read, so that Delta refuses the commit when somebody has committed the same id since.
+        """
+        jvm, session, none = self._jvm, self.spark._jsparkSession, self._jvm.scala.Option.empty()
+        delta, scala = jvm.org.apache.spark.sql.delta, jvm.org.apache.spark.api.python.PythonUtils
+        log, save_mode = self._log(contract), getattr(jvm.org.apache.spark.sql.SaveMode, mode)
+        given = delta.DeltaOptions(scala.toScalaMap(dict(options)), session.sessionState().conf())
+        command = delta.commands.WriteIntoDelta(
+            log, save_mode, given, scala.toSeq([]), scala.toScalaMap({}), frame._jdf, none, none, False
+        )
+        transaction = log.startTransaction(none, jvm.scala.Some(snapshot))
+        transaction.readTxn().append(options["txnAppId"])
+        written = command.writeAndReturnCommitData(transaction, session, none, False)
+        operation = getattr(delta, "DeltaOperations$Write")(
+            save_mode, none, none, given.userMetadata(), none, none, none, none, none
+        )
+        transaction.commitIfNeeded(written.actions(), operation, written.stringTags())
 
     def _transactional_session(self, transaction: Transaction, metadata: Mapping[str, Any] | None) -> SparkSession:
         """MERGE and DELETE take their transaction from session settings; a session of their own keeps those from leaking."""
@@ -251,11 +290,33 @@ class Lake:
             try:
                 found = jvm.org.apache.spark.sql.delta.DeltaHistoryManager.getCommitInfoOpt(log.store(), file, conf)
             except Py4JJavaError as error:
-                if is_instance_of(self.spark._sc._gateway, error.java_exception, "java.io.FileNotFoundException"):
+                if self._is_missing_file(error):
                     return  # older versions have left the log
                 raise
             if found.isDefined():
                 yield _commit(contract, version, found.get(), jvm)
+
+    def _stored(self, contract: Contract, app_id: str, snapshot: Any) -> int | None:
+        """Version of the last transaction with this id up to a snapshot.
+
+        From the checksum file beside the log (PROTOCOL.md, "Version Checksum File"): the snapshot would read and sort the whole
+        log for it. Of a table with more than `setTransactionsInCrc.maxAllowed` ids the checksum does not say.
+        """
+        log = self._log(contract)
+        file = self._jvm.org.apache.spark.sql.delta.util.FileNames.checksumFile(log.logPath(), snapshot.version())
+        try:
+            checksum = json.loads(log.store().read(file, log.newDeltaHadoopConf()).mkString())
+        except Py4JJavaError as error:
+            if not self._is_missing_file(error):
+                raise
+            checksum = {}
+        if "setTransactions" in checksum:
+            return next((known["version"] for known in checksum["setTransactions"] if known["appId"] == app_id), None)
+        stored = snapshot.transactions().get(app_id)
+        return None if stored.isEmpty() else int(stored.get())
+
+    def _is_missing_file(self, error: Py4JJavaError) -> bool:
+        return bool(is_instance_of(self.spark._sc._gateway, error.java_exception, "java.io.FileNotFoundException"))
 
     def _snapshot(self, contract: Contract) -> Any:
         """Delta's own snapshot object, brought up to date. Python's DeltaTable shows no stored transactions, hence the JVM."""

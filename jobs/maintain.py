@@ -33,6 +33,7 @@ def run(run: Run) -> Outcome:
     kept = _kept_versions(run, tables)
     details: dict[str, dict[str, int | bool]] = {}
     for number, table in enumerate(tables, 1):
+        run.lake.may_commit()
         compacted = vacuum.compact(run.lake, table)
         cleaned = vacuum.vacuum(run.lake, table, kept[table])
         details[table] = {"compacted": compacted, **asdict(cleaned)}

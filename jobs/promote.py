@@ -140,6 +140,7 @@ def _promote(run: Run, evaluated: Stage, attempt: Attempt) -> Outcome:
         raise ModelError(
             f"{decision.reason} There is no champion either, so nothing can be scored. Improve the model or lower evaluate.floor."
         )
+    run.lake.may_commit()
     champion = _move_alias(registry, name, decision, champion)
     return Outcome(
         JOB,

@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -65,17 +68,20 @@ def execute(job: str, arguments: Arguments) -> int:
             spark = session.build(loaded.environment, app=f"millrace {job} {loaded.pipeline.pipeline}")
             check.analyse(spark, loaded)
             storage, folder = Storage(spark), f"{loaded.environment.lake}/ops/outcomes/{loaded.pipeline.pipeline}"
-            run = _run(spark, loaded, arguments, progress)
             if arguments.dry_run:
                 from jobs import plan  # brings every job's libraries with it
 
-                sys.stdout.write(plan.describe(run, job) + "\n")
+                sys.stdout.write(plan.describe(_run(spark, loaded, arguments, progress), job) + "\n")
                 summary.update(outcome="planned")
             elif job == "check":
                 progress.message(f"{arguments.pipeline}: every name and every SQL expression is in order")
                 summary.update(outcome="done")
             else:
-                with lease.held(spark, loaded.environment.lake, loaded.pipeline.pipeline):
+                with (
+                    lease.held(spark, loaded.environment.lake, loaded.pipeline.pipeline) as mine,
+                    _ending_on_sigterm(spark),
+                ):
+                    run = _run(spark, loaded, arguments, progress, may_commit=mine.require)
                     outcomes = _job(job)(run)
                 summary.update(
                     _summary(outcomes, run), outcome="unchanged" if all(o.unchanged for o in outcomes) else "done"
@@ -89,6 +95,10 @@ def execute(job: str, arguments: Arguments) -> int:
     except KeyboardInterrupt:
         code = 1
         summary.update(outcome="failed", error="interrupted")
+    except _Terminated as error:
+        code = 1
+        console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        summary.update(outcome="failed", error=str(error))
     except Exception as error:  # the one place that may: whatever is left is a bug, logged once with its traceback
         code = 1
         log.exception("%s stopped", job)
@@ -102,6 +112,42 @@ def execute(job: str, arguments: Arguments) -> int:
     return code
 
 
+class _Terminated(Exception):
+    """The process was asked to end, by a scheduler's timeout for example."""
+
+
+@contextmanager
+def _ending_on_sigterm(spark: SparkSession) -> Iterator[None]:
+    """On SIGTERM Spark is stopped, so that whatever runs fails and nothing is committed any more; then the block ends.
+
+    Raising from the handler would leave the JVM at work on a commit behind the back of whoever gives the lease away.
+
+    Raises:
+        _Terminated: that is why the block failed.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other thread is told of signals
+        yield
+        return
+    asked: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        if not asked:
+            asked.append(number)
+            spark.sparkContext.stop()
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except Exception as error:
+        if asked:
+            raise _Terminated(
+                "Ended by SIGTERM. What was committed stays; the same command goes on from there."
+            ) from error
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(job: str) -> None:
     """Entry of `spark-submit jobs/<job>.py PIPELINE [options]`: the same arguments as `millrace <job>`."""
     from jobs.cli import cli
@@ -109,8 +155,14 @@ def main(job: str) -> None:
     cli.main([job, *sys.argv[1:]], prog_name="millrace")
 
 
-def _run(spark: SparkSession, loaded: Loaded, arguments: Arguments, progress: Any) -> Run:
-    lake = Lake(spark, loaded.environment.lake)
+def _run(
+    spark: SparkSession,
+    loaded: Loaded,
+    arguments: Arguments,
+    progress: Any,
+    may_commit: Callable[[], None] = lambda: None,
+) -> Run:
+    lake = Lake(spark, loaded.environment.lake, may_commit)
     return Run(
         spark=spark,
         pipeline=loaded.pipeline,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from delta.exceptions import ConcurrentTransactionException
 from deltalake import DeltaTable as RustTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.testing import assertDataFrameEqual
@@ -50,6 +54,42 @@ def test_a_commit_is_found_after_later_commits_and_a_restore(spark: SparkSession
     assert lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 1)).skipped
     assert not lake.append(orders(spark, (1, "new")), TABLE, Transaction("a", 2)).skipped
     assertDataFrameEqual(lake.read(TABLE), orders(spark, (1, "new")))
+
+
+@pytest.mark.parametrize("allowed", ["1000", "1"])
+def test_transactions_are_known_from_the_checksum_or_without_it(spark: SparkSession, lake: Lake, allowed: str) -> None:
+    """Delta leaves ids out of the checksum once there are more than allowed; then its state is asked. A missing file is no answer."""
+    known = "spark.databricks.delta.setTransactionsInCrc.maxAllowed"
+    before = spark.conf.get(known)
+    spark.conf.set(known, allowed)
+    try:
+        commits = [lake.append(orders(spark, (i, "new")), TABLE, Transaction(f"a{i}", 1)) for i in range(3)]
+        checksum = Path(lake.path(TABLE), "_delta_log", f"{3:020d}.crc")
+        assert ("setTransactions" in json.loads(checksum.read_text())) == (allowed == "1000")
+        assert lake.committed(TABLE, Transaction("a1", 1)) == replace(commits[1], skipped=True)
+        checksum.unlink()
+        assert lake.committed(TABLE, Transaction("a1", 1)) == replace(commits[1], skipped=True)
+        assert lake.committed(TABLE, Transaction("a3", 1)) is None
+    finally:
+        spark.conf.set(known, before)
+
+
+def test_of_two_writers_of_one_transaction_one_commits(
+    spark: SparkSession, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other had looked before that commit; Delta refuses what it wrote."""
+    lake.create(TABLE)
+    commit = Lake._commit
+
+    def overtaken(self: Lake, *given: Any) -> None:
+        monkeypatch.undo()
+        Lake(spark, lake.root).append(orders(spark, (1, "first")), TABLE, Transaction("a", 1))
+        commit(self, *given)
+
+    monkeypatch.setattr(Lake, "_commit", overtaken)
+    with pytest.raises(ConcurrentTransactionException):
+        lake.append(orders(spark, (1, "second")), TABLE, Transaction("a", 1))
+    assertDataFrameEqual(lake.read(TABLE), orders(spark, (1, "first")))
 
 
 def test_merge_replaces_known_keys_and_inserts_the_rest(spark: SparkSession, lake: Lake) -> None:

@@ -1,8 +1,7 @@
-"""Stages are done once per identity; the ledger survives the process; the lease keeps a second run out."""
+"""Stages are done once per identity; the ledger survives the process."""
 
 from __future__ import annotations
 
-import json
 from datetime import date
 
 import pytest
@@ -10,10 +9,9 @@ from pyspark.sql import SparkSession
 
 from conf.schema import Environment, Pipeline
 from conf.values import Duration
-from jobs import lease
 from jobs.lake import Lake
 from jobs.runs import Attempt, Ledger, Outcome, Run, default_run_date, fingerprint, stage
-from transforms.errors import ContractError, RefusedError
+from transforms.errors import ContractError
 
 PIPELINE = Pipeline.model_validate(
     {
@@ -96,34 +94,6 @@ def test_fingerprints_depend_on_content_alone() -> None:
     )
     assert fingerprint({"a": 1}) != fingerprint({"a": "1"})
     assert len(fingerprint()) == 16
-
-
-@pytest.mark.quick
-def test_a_second_run_is_refused_while_the_first_holds_the_lease(spark: SparkSession, lake_root: str) -> None:
-    with (
-        lease.held(spark, str(lake_root), "shop"),
-        pytest.raises(RefusedError, match=r"is running pipeline shop\. Expected no other run\. Wait for it to end"),
-        lease.held(spark, str(lake_root), "shop"),
-    ):
-        raise AssertionError("both runs hold the lease")
-    with lease.held(spark, str(lake_root), "shop"):
-        pass
-
-
-def test_the_lease_of_a_dead_process_is_taken_over_and_that_of_another_machine_is_not(
-    spark: SparkSession, lake_root: str
-) -> None:
-    storage = lease.Storage(spark)
-    path = f"{lake_root}/ops/leases/shop.json"
-    mine = {"host": lease.socket.gethostname(), "pid": 2**22 + 1, "born": "17"}
-    storage.write(path, json.dumps(mine))
-    with lease.held(spark, str(lake_root), "shop"):
-        assert storage.read(path) != json.dumps(mine)
-
-    storage.write(path, json.dumps({**mine, "host": "elsewhere"}))
-    refused = pytest.raises(RefusedError, match="process 4194305 on elsewhere is running pipeline shop")
-    with refused, lease.held(spark, str(lake_root), "shop"):
-        raise AssertionError("took the lease of another machine")
 
 
 def _table():  # type: ignore[no-untyped-def]

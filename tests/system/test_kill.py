@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -48,14 +49,20 @@ def finish(folder: Path, environment: Path) -> str:
 def kill_after(folder: Path, environment: Path, line: str) -> None:
     """Start the run and SIGKILL its whole process group once it has logged `line`."""
     with millrace(folder, environment) as process:
-        assert process.stderr is not None
-        seen = []
-        for text in process.stderr:
-            seen.append(text)
-            if line in text:
-                break
+        seen = await_line(process, line)
         os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "".join(seen)
+        assert process.wait() == -signal.SIGKILL, seen
+
+
+def await_line(process: subprocess.Popen[str], line: str) -> str:
+    """What the process has logged up to `line`."""
+    assert process.stderr is not None
+    seen = ""
+    for text in process.stderr:
+        seen += text
+        if line in text:
+            break
+    return seen
 
 
 @pytest.fixture
@@ -94,5 +101,24 @@ def test_killed_inside_a_job(folder: Path, job: str) -> None:
     whole, broken = deliveries.write_environment(folder, "whole"), deliveries.write_environment(folder, "broken")
     finish(folder, whole)
     kill_after(folder, broken, f"{job}: started")
+    finish(folder, broken)
+    same_lakes(folder / "whole", folder / "broken")
+
+
+@pytest.mark.parametrize("job", ["ingest.parcels", "features", "train"])
+def test_ended_by_a_scheduler(folder: Path, job: str) -> None:
+    """SIGTERM while a job works: one sentence, exit 1, no lease left behind; the same command goes on from there."""
+    whole, broken = deliveries.write_environment(folder, "whole"), deliveries.write_environment(folder, "broken")
+    finish(folder, whole)
+    with millrace(folder, broken) as process:
+        await_line(process, f"{job}: started")
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=100)
+    summary = json.loads(output.splitlines()[-1])
+    assert (process.returncode, summary["exit_code"], summary["outcome"]) == (1, 1, "failed"), errors
+    assert summary["error"] == "Ended by SIGTERM. What was committed stays; the same command goes on from there."
+    assert "Traceback" not in errors
+    assert list((folder / "broken/ops/leases/parcels").iterdir()) == []
+
     finish(folder, broken)
     same_lakes(folder / "whole", folder / "broken")
