@@ -1,10 +1,13 @@
-"""The job `maintain`: compact the pipeline's tables and remove old files, never those of a version that something rests on."""
+"""The job `maintain`: compact the pipeline's tables and remove old files, never those of a version that something rests on.
+
+On an object store it also aborts uploads that nobody finished.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from jobs import vacuum
+from jobs import uploads, vacuum
 from jobs.runs import Ledger, Outcome, Run
 from jobs.vacuum import Cleaned
 from transforms import contracts
@@ -38,8 +41,9 @@ def run(run: Run) -> Outcome:
         cleaned = vacuum.vacuum(run.lake, table, kept[table])
         details[table] = {"compacted": compacted, **asdict(cleaned)}
         run.progress.advance(number, len(tables))
-    changed = any(found["compacted"] or found["removed"] for found in details.values())
-    return Outcome(JOB, details={"tables": details}, unchanged=not changed)
+    aborted = uploads.abort_stale(run.spark, run.lake.root)
+    changed = aborted > 0 or any(found["compacted"] or found["removed"] for found in details.values())
+    return Outcome(JOB, details={"tables": details, "uploads_aborted": aborted}, unchanged=not changed)
 
 
 def preview(run: Run) -> dict[str, Cleaned]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs import ingest, maintain
+from jobs import ingest, maintain, uploads
 from jobs.runs import Run
 
 SILVER, QUARANTINE = "silver/{p}_{s}", "quarantine/{p}_{s}"
@@ -42,6 +42,9 @@ def describe(run: Run, job: str) -> str:
         if name == "maintain":
             for table, found in maintain.preview(run).items():
                 lines.append(f"  would remove at most {found.removed} file(s), {found.bytes} bytes, of {table}")
+            unfinished = uploads.stale(run.spark, run.lake.root)
+            if unfinished:
+                lines.append(f"  would abort {unfinished} upload(s) that nobody finished")
         reads, writes = TABLES[name]
         lines += [f"  reads   {table}" for pattern in reads for table in _tables(run, pattern)]
         lines += [f"  writes  {table}" for pattern in writes for table in _tables(run, pattern)]

@@ -143,6 +143,7 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
 
+@pytest.mark.system
 def test_killed_before_the_ledger_row_it_writes_each_table_once(
     new_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_champion_that_saw_no_test_row_is_told_apart(new_shop: OpenShop) -> No
     assert (outcome.details["champion_version"], outcome.details["champion_trained_on_test_rows"]) == (standing, False)
 
 
+@pytest.mark.system
 def test_a_champion_of_another_feature_table_is_not_measured(new_shop: OpenShop) -> None:
     here = new_shop()
     inputs = built(here, orders())

@@ -282,6 +282,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_killed_after_any_commit_and_run_again_gives_the_same_tables(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,6 +219,7 @@ def test_the_logged_model_is_fitted_on_the_whole_training_part(trained: tuple[Wo
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_the_model_loads_with_stock_pyspark_in_a_fresh_process(
     trained: tuple[World, Pipeline, Outcome], tmp_path: Path
 ) -> None:
@@ -274,6 +275,7 @@ class KilledAfter(Progress):
             raise Interrupted
 
 
+@pytest.mark.system
 def test_killed_and_run_again_it_ends_with_the_same_tables(
     spark: SparkSession,
     tmp_path: Path,

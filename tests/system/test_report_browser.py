@@ -72,7 +72,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize(
+    "task", ["binary", *(pytest.param(task, marks=pytest.mark.system) for task in ("multiclass", "regression"))]
+)
 def test_the_page_in_chromium(spark: SparkSession, browser: Browser, tmp_path: Path, task: str) -> None:
     """Wide and narrow, light and dark: the same sections and figures."""
     path = report.write(reported.finished(spark, str(tmp_path), task))

@@ -38,16 +38,45 @@ def endpoint() -> Iterator[str]:
     server.stop()
 
 
+@pytest.fixture
+def client(endpoint: str) -> Any:
+    made = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id=ID, aws_secret_access_key=SECRET, region_name="us-east-1"
+    )
+    for bucket in ("raw", "lake"):
+        made.create_bucket(Bucket=bucket)
+    return made
+
+
+def on_store(folder: Path, endpoint: str) -> Path:
+    """An environment file whose raw files and lake are on the store."""
+    settings = {
+        "endpoint": endpoint, "endpoint.region": "us-east-1", "path.style.access": "true", "connection.ssl.enabled": "false",
+        "attempts.maximum": "2",
+    }  # fmt: skip
+    path = deliveries.write_environment(
+        folder, "remote", {f"spark.hadoop.fs.s3a.{name}": value for name, value in settings.items()}
+    )
+    local = path.read_text().replace(f"raw: {folder}/raw", "raw: s3a://raw")
+    path.write_text(local.replace(f"lake: {folder}/remote", "lake: s3a://lake"))
+    return path
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process that has the store's credentials in its environment."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=400,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def run(folder: Path, environment: Path) -> tuple[list[dict[str, Any]], str]:
     """Ingest and features in one process; their summaries, and all that the process said."""
     script = folder / "two_jobs.py"  # Great Expectations takes a main module without a file for its doctests
     script.write_text(JOBS)
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder / "parcels.yaml"), str(environment)],
-        cwd=ROOT, capture_output=True, text=True, timeout=400,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "AWS_ACCESS_KEY_ID": ID, "AWS_SECRET_ACCESS_KEY": SECRET},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = python(str(script), str(folder / "parcels.yaml"), str(environment))
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stdout + done.stderr
 
 
@@ -70,31 +99,14 @@ def tables(client: Any, endpoint: str) -> dict[str, pa.Table]:
 
 
 @pytest.mark.system
-def test_the_same_tables_on_an_object_store(tmp_path: Path, endpoint: str) -> None:
+def test_the_same_tables_on_an_object_store(tmp_path: Path, endpoint: str, client: Any) -> None:
     """As in a folder, row for row; a second run writes nothing; the credentials are found nowhere."""
     deliveries.write(tmp_path / "raw", rows=600)
     (tmp_path / "parcels.yaml").write_text(deliveries.PIPELINE)
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id=ID, aws_secret_access_key=SECRET, region_name="us-east-1"
-    )
-    for bucket in ("raw", "lake"):
-        client.create_bucket(Bucket=bucket)
     for file in sorted((tmp_path / "raw").rglob("*.csv")):
         client.upload_file(str(file), "raw", file.relative_to(tmp_path / "raw").as_posix())
     local = deliveries.write_environment(tmp_path, "lake")
-    settings = {
-        "endpoint": endpoint, "endpoint.region": "us-east-1", "path.style.access": "true", "connection.ssl.enabled": "false",
-        "attempts.maximum": "2",
-    }  # fmt: skip
-    remote = deliveries.write_environment(
-        tmp_path, "remote", {f"spark.hadoop.fs.s3a.{name}": value for name, value in settings.items()}
-    )
-    text = (
-        remote.read_text()
-        .replace(f"raw: {tmp_path}/raw", "raw: s3a://raw")
-        .replace(f"lake: {tmp_path}/remote", "lake: s3a://lake")
-    )
-    remote.write_text(text)
+    remote = on_store(tmp_path, endpoint)
 
     run(tmp_path, local)
     _, said = run(tmp_path, remote)
@@ -111,3 +123,25 @@ def test_the_same_tables_on_an_object_store(tmp_path: Path, endpoint: str) -> No
             assert SECRET.encode() not in client.get_object(Bucket="lake", Key=entry["Key"])["Body"].read(), entry[
                 "Key"
             ]
+
+
+@pytest.mark.system
+def test_one_writer_and_no_unfinished_uploads_on_an_object_store(tmp_path: Path, endpoint: str, client: Any) -> None:
+    """Of eight that create a file one does; a living lease is respected; uploads below the lake's root are aborted, others are not."""
+    for key in ("shop/part-0", "shop/gold/part-1", "shopping/part-2"):
+        client.create_multipart_upload(Bucket="lake", Key=key)
+
+    found = json.loads(
+        python("-m", "tests.system.store_probe", str(on_store(tmp_path, endpoint)), "s3a://lake/shop").stdout
+    )
+
+    assert sorted(found["created"]) == [False] * 7 + [True]
+    assert found["content"] == f"writer {found['created'].index(True)}"
+    assert (found["absent"], found["names"]) == ([None, []], ["one.json"])
+    assert found["refused"] == (
+        "s3a://lake/shop/ops/leases/shop/1.json: process 17 on elsewhere is running pipeline shop. Expected no other run."
+        " Wait for it to end."
+    )
+    assert (found["old"], found["young"], found["aborted"]) == (2, 0, 2)
+    left = client.list_multipart_uploads(Bucket="lake")["Uploads"]
+    assert [upload["Key"] for upload in left] == ["shopping/part-2"]
