@@ -17,6 +17,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from transforms.contracts import Contract, key_condition
 from transforms.errors import ContractError
@@ -74,10 +75,10 @@ class Lake:
         Raises:
             ContractError: a table lies there with other columns.
         """
-        version = self.version(contract)
-        if version is not None:
-            contract.conform(self.spark.read.format("delta").load(self.path(contract)))
-            return version
+        snapshot = self._snapshot(contract)
+        if snapshot.version() >= 0:
+            contract.check(StructType.fromJson(json.loads(snapshot.schema().json())))
+            return int(snapshot.version())
         self.may_commit()
         builder = DeltaTable.createIfNotExists(self.spark).location(self.path(contract)).addColumns(contract.schema)
         for name, value in PROPERTIES.items():

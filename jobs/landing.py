@@ -21,6 +21,7 @@ from transforms.errors import ContractError
 THREADS = 16  # calls to a store wait; they do not compute
 LONGEST_HEADER = 100_000  # characters: what has no line end before is no text
 
+_PLAIN = re.compile(r"[A-Za-z0-9/._=-]+")
 _BLANK = "".join(map(chr, range(0x21)))
 _T = TypeVar("_T")
 
@@ -45,11 +46,12 @@ class Landing:
         path = self._jvm.org.apache.hadoop.fs.Path(root)
         self._system: Any = path.getFileSystem(self._conf)
         self._root: Any = self._system.makeQualified(path)
+        self._prefix = str(self._root.toString()).rstrip("/") + "/"
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def url(self, path: str) -> str:
         """Where a file is, for people."""
-        return str(self._path(path).toString())
+        return f"{self._prefix}{path}"
 
     def urls(self, paths: Iterable[str]) -> list[str]:
         """Where files are, for Spark's readers, which take every path for a glob.
@@ -146,7 +148,8 @@ class Landing:
 
     def encoded(self, files: Sequence[RawFile]) -> dict[str, str]:
         """Path of each file by its URL as Spark reports where it read a row: percent-encoded."""
-        return {_spelled(str(self._path(file.path).toUri().toString())): file.path for file in files}
+        prefix = _spelled(str(self._root.toUri().toString()).rstrip("/") + "/")
+        return {self._encoded(file.path, prefix): file.path for file in files}
 
     def relative(self, url: Column, files: Sequence[RawFile]) -> Column:
         """The paths of `files` from the URLs that Spark reports; decoded only where a name needs it."""
@@ -157,9 +160,15 @@ class Landing:
             return path
         return F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
 
+    def _encoded(self, path: str, prefix: str) -> str:
+        if _PLAIN.fullmatch(
+            path
+        ):  # nothing to encode: a call of the JVM for each of many thousand files would take seconds
+            return prefix + path
+        return _spelled(str(self._path(path).toUri().toString()))
+
     def _matching(self, pattern: str) -> Iterator[Any]:
-        root = _escaped(str(self._root.toString()).rstrip("/"))
-        glob = self._jvm.org.apache.hadoop.fs.Path(f"{root}/{pattern}")
+        glob = self._jvm.org.apache.hadoop.fs.Path(f"{_escaped(self._prefix)}{pattern}")
         for status in self._system.globStatus(glob) or ():
             if _is_hidden(str(status.getPath().getName())):
                 continue
@@ -208,7 +217,7 @@ class Landing:
         return self._jvm.org.apache.hadoop.fs.Path(self._root, path)
 
     def _relative(self, status: Any) -> str:
-        return str(status.getPath().toString())[len(str(self._root.toString()).rstrip("/")) + 1 :]
+        return str(status.getPath().toString()).removeprefix(self._prefix)
 
 
 def _escaped(path: str) -> str:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from conf import secrets
 from conf.schema import Environment
-from jobs import jars
+from jobs import class_archive, jars
 from transforms.errors import ConfigError
 
 LOG4J = Path(str(resources.files("conf") / "log4j2.properties"))
@@ -137,7 +137,9 @@ def _local(master: str) -> dict[str, str]:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         **_daemon(),
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG4J.as_uri()}",
+        "spark.driver.extraJavaOptions": " ".join(
+            [f"-Dlog4j2.configurationFile={LOG4J.as_uri()}", *class_archive.options()]
+        ),
         "spark.sql.shuffle.partitions": str(2 * count),
         "spark.databricks.delta.snapshotPartitions": "1",
         # The default sends VACUUM's listing through 10,000 tasks: 30 s for a tiny table.

@@ -58,9 +58,18 @@ class Contract:
         """Select the contract's columns in order.
 
         Raises:
+            ContractError: as `check`.
+        """
+        self.check(frame.schema)
+        return frame.select(*self.columns)
+
+    def check(self, schema: StructType) -> None:
+        """Compare a schema with the contract; other columns than the contract's may be there.
+
+        Raises:
             ContractError: a column is missing or has another type; all differences are listed.
         """
-        found = {field.name: field.dataType.simpleString() for field in frame.schema}
+        found = {field.name: field.dataType.simpleString() for field in schema}
         problems = []
         for field in self.schema:
             expected = field.dataType.simpleString()
@@ -72,7 +81,6 @@ class Contract:
             raise ContractError(
                 f"{self.table}: {len(problems)} difference(s) from its contract: {'; '.join(problems)}."
             )
-        return frame.select(*self.columns)
 
 
 def key_condition(key: Iterable[str], left: str, right: str) -> Column:

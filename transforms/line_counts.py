@@ -6,6 +6,7 @@ with an odd number of quotes (a value may run over the end of the line) and thos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -19,6 +20,7 @@ from transforms.parse import FILE, text_lines
 
 _COUNTS = f"{FILE} STRING, rows LONG, odd LONG"
 _QUOTE, _SPACE, _ASCII = 0x22, 0x20, 0x7F
+_INDENTED = re.compile(rb"(?:^|\n)[\x00-\x20]")  # a line that begins with white space may hold nothing else
 _BYTE_ORDER_MARK, _REPLACEMENT = b"\xef\xbb\xbf", "\ufffd".encode()
 
 
@@ -53,16 +55,18 @@ def count_lines(content: bytes, *, is_csv: bool, is_utf8: bool) -> tuple[int, in
     content = content.removeprefix(_BYTE_ORDER_MARK)
     if b"\r" in content:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    is_quoted = is_csv and b'"' in content
+    is_damaged = is_utf8 and not content.isascii() and not _is_sound(content)
+    if not is_quoted and not is_damaged and not _INDENTED.search(content):
+        return content.count(b"\n") + (content[-1:] not in (b"", b"\n")), 0
     data = np.frombuffer(content, np.uint8)
     starts = np.concatenate([np.zeros(1, np.int64), np.flatnonzero(data == ord("\n")) + 1])
     starts = starts[starts < data.size]
     if not starts.size:
         return 0, 0
     largest = np.maximum.reduceat(data, starts)
-    odd = np.zeros(starts.size, bool)
-    if is_csv and b'"' in content:
-        odd |= np.bitwise_xor.reduceat(data == _QUOTE, starts)
-    if is_utf8 and not content.isascii() and not _is_sound(content):
+    odd = np.bitwise_xor.reduceat(data == _QUOTE, starts) if is_quoted else np.zeros(starts.size, bool)
+    if is_damaged:
         ends = np.append(starts[1:], data.size)
         for line in np.flatnonzero(largest > _ASCII):
             odd[line] |= not _is_sound(content[starts[line] : ends[line]])

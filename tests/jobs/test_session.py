@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from conf.schema import Environment
-from jobs import jars, session
+from jobs import class_archive, jars, session
 from transforms.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,9 @@ def test_settings_of_a_local_environment() -> None:
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.python.daemon.module": "jobs.python_daemon",
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file://{ROOT}/conf/log4j2.properties",
+        "spark.driver.extraJavaOptions": " ".join(
+            [f"-Dlog4j2.configurationFile=file://{ROOT}/conf/log4j2.properties", *class_archive.options()]
+        ),
         "spark.sql.shuffle.partitions": "6",
         "spark.databricks.delta.snapshotPartitions": "1",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
