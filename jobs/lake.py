@@ -247,8 +247,10 @@ class Lake:
         delta, scala = jvm.org.apache.spark.sql.delta, jvm.org.apache.spark.api.python.PythonUtils
         log, save_mode = self._log(contract), getattr(jvm.org.apache.spark.sql.SaveMode, mode)
         given = delta.DeltaOptions(scala.toScalaMap(dict(options)), session.sessionState().conf())
+        # Under an overwritten schema Delta takes the writer's partition columns, none meaning none.
+        partitions = scala.toSeq(list(contract.partition_by) if "overwriteSchema" in options else [])
         command = delta.commands.WriteIntoDelta(
-            log, save_mode, given, scala.toSeq([]), scala.toScalaMap({}), frame._jdf, none, none, False
+            log, save_mode, given, partitions, scala.toScalaMap({}), frame._jdf, none, none, False
         )
         transaction = log.startTransaction(none, jvm.scala.Some(snapshot))
         transaction.readTxn().append(options["txnAppId"])

@@ -56,6 +56,19 @@ def test_a_commit_is_found_after_later_commits_and_a_restore(spark: SparkSession
     assertDataFrameEqual(lake.read(TABLE), orders(spark, (1, "new")))
 
 
+def test_partitions_stay_when_columns_change(spark: SparkSession, lake: Lake) -> None:
+    """A rebuild under other columns keeps the folders that the contract asks for."""
+    first = replace(TABLE, partition_by=("state",))
+    wider = replace(first, fields=(*first.fields, Field("note", "string", "what was said")))
+    lake.append(orders(spark, (1, "new"), (2, "paid")), first, Transaction("a", 1))
+    rows = orders(spark, (3, "new")).selectExpr("*", "'late' AS note")
+
+    lake.replace(rows, wider, Transaction("b", 1), new_columns=True)
+
+    assert RustTable(lake.path(wider)).metadata().partition_columns == ["state"]
+    assertDataFrameEqual(lake.read(wider), rows)
+
+
 @pytest.mark.parametrize("allowed", ["1000", "1"])
 def test_transactions_are_known_from_the_checksum_or_without_it(spark: SparkSession, lake: Lake, allowed: str) -> None:
     """Delta leaves ids out of the checksum once there are more than allowed; then its state is asked. A missing file is no answer."""
