@@ -139,13 +139,6 @@ class Landing:
             raise ContractError(problems)
         return [found for found in schemas if isinstance(found, str)]
 
-    def compressed_endings(self) -> tuple[str, ...]:
-        """How the names of files end that Hadoop's readers decompress."""
-        codecs = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory
-        classes = list(codecs.getCodecClasses(self._conf))
-        made = (self._jvm.org.apache.hadoop.util.ReflectionUtils.newInstance(found, self._conf) for found in classes)
-        return tuple(str(codec.getDefaultExtension()) for codec in made)
-
     def encoded(self, files: Sequence[RawFile]) -> dict[str, str]:
         """Path of each file by its URL as Spark reports where it read a row: percent-encoded."""
         prefix = _spelled(str(self._root.toUri().toString()).rstrip("/") + "/")

@@ -9,11 +9,9 @@ from pyspark.sql import SparkSession
 
 from conf.schema import Source
 from jobs.landing import Landing, RawFile
-from transforms import line_counts, parse
+from transforms import parse
 from transforms.errors import ContractError
 from transforms.parse import FILE, Batch
-
-LARGEST_WHOLE = 64 * 2**20  # bytes of a file that a worker takes at once: it holds them three times
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,11 @@ def groups(
 def lines(spark: SparkSession, landing: Landing, source: Source, files: Sequence[RawFile]) -> Mapping[str, Lines]:
     """Path -> what a scan of its bytes says."""
     filled = [file for file in files if file.size_bytes]
-    counted, paths = dict.fromkeys((file.path for file in files), Lines()), landing.encoded(filled)
-    is_text, compressed = source.file_format != "parquet", landing.compressed_endings()
-    whole = [f for f in filled if is_text and f.size_bytes <= LARGEST_WHOLE and not f.path.endswith(compressed)]
-    rest = [file for file in filled if file not in set(whole)]
-    for count, some in ((line_counts.count_whole, whole), (line_counts.count, rest)):
-        if some:
-            for row in count(spark, source, landing.urls(file.path for file in some)).collect():
-                counted[paths[row[FILE]]] = Lines(row["rows"], row["odd"])
+    counted = dict.fromkeys((file.path for file in files), Lines())
+    if filled:
+        paths = landing.encoded(filled)
+        for row in parse.count_lines(spark, source, landing.urls(file.path for file in filled)).collect():
+            counted[paths[row[FILE]]] = Lines(row["rows"], row["odd"])
     return counted
 
 

@@ -128,12 +128,13 @@ def _ending_on_sigterm(spark: SparkSession) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # no other thread is told of signals
         yield
         return
-    asked: list[int] = []
+    asked: list[threading.Thread] = []
 
-    def stop(number: int, _frame: Any) -> None:
+    def stop(_number: int, _frame: Any) -> None:
         if not asked:
-            asked.append(number)
-            spark.sparkContext.stop()
+            # In a thread of its own: this one may be waiting for the JVM's answer on its connection.
+            asked.append(threading.Thread(target=spark.sparkContext.stop))
+            asked[0].start()
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -146,6 +147,8 @@ def _ending_on_sigterm(spark: SparkSession) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        for stopping in asked:
+            stopping.join()
 
 
 def main(job: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.schema import Source
-from transforms import explained, line_counts, parse
+from transforms import explained, parse
 from transforms.explained import FITS, PROBLEMS, RAW
 from transforms.parse import FILE, Batch
 
@@ -169,7 +169,7 @@ def test_a_value_that_spans_lines_is_malformed_on_each_of_them(spark: SparkSessi
         ('{"id":"2","name":"5\\" disk"}', []),
         ('{"id":"3","name":"a\\"b"}', []),
     ]
-    assert [(row["rows"], row["odd"]) for row in line_counts.count(spark, of.source, urls).collect()] == [(4, 3)]
+    assert [(row["rows"], row["odd"]) for row in parse.count_lines(spark, of.source, urls).collect()] == [(4, 3)]
 
 
 def test_latin_1_is_told_from_utf_8_and_read_when_declared(spark: SparkSession, tmp_path: Path) -> None:
@@ -179,17 +179,17 @@ def test_latin_1_is_told_from_utf_8_and_read_when_declared(spark: SparkSession, 
         ("1,caf\ufffd,,", [told]),
         ('{"id":"2","name":"tea","share":null,"at":null}', []),
     ]
-    assert [row["odd"] for row in line_counts.count(spark, source(), urls).collect()] == [1]
+    assert [row["odd"] for row in parse.count_lines(spark, source(), urls).collect()] == [1]
     latin = source(encoding="latin-1")
     assert values(parse.plain(spark, batch(latin), urls).select("name")) == [("café",), ("tea",)]
-    assert [row["odd"] for row in line_counts.count(spark, latin, urls).collect()] == [0]
+    assert [row["odd"] for row in parse.count_lines(spark, latin, urls).collect()] == [0]
 
 
 def test_lines_are_counted_without_header_and_blank_ones_by_file(spark: SparkSession, tmp_path: Path) -> None:
     one = write(tmp_path, "\n id,name,share,at\n1,,,\n\n\t\n 2,,,\nid,name,share,at", "a b+é%20;1.csv")
     two = write(tmp_path, gzip.compress(b"id,name,share,at\n1,,,\n"), "two.csv.gz")
     counts = {
-        row[FILE].rsplit("/", 1)[1]: row["rows"] for row in line_counts.count(spark, source(), one + two).collect()
+        row[FILE].rsplit("/", 1)[1]: row["rows"] for row in parse.count_lines(spark, source(), one + two).collect()
     }
     assert counts == {"a%20b+é%2520;1.csv": 3, "two.csv.gz": 1}
 
@@ -231,7 +231,7 @@ def test_json_lines_with_numbers_in_quotes_and_nested_values(spark: SparkSession
         lines[6]: ["malformed: the line is not a JSON object"],
         lines[8]: ["malformed: the line is not a JSON object"],
     }
-    assert [row["rows"] for row in line_counts.count(spark, made, urls).collect()] == [8]
+    assert [row["rows"] for row in parse.count_lines(spark, made, urls).collect()] == [8]
     assert parse.json_keys(spark, urls) == ["at", "id", "more", "name", "share"]
 
 
@@ -250,7 +250,7 @@ def test_parquet_values_are_taken_by_type_or_converted_without_loss(spark: Spark
         (1, "a", 0.5, datetime(2013, 1, 1, 15), []),
         (None, None, None, datetime(2013, 3, 10, 7, 30), ["id: '3000000000' is not an int", told]),
     ]
-    assert [row["rows"] for row in line_counts.count(spark, of.source, urls).collect()] == [2]
+    assert [row["rows"] for row in parse.count_lines(spark, of.source, urls).collect()] == [2]
 
 
 FIELD = st.one_of(
@@ -272,4 +272,4 @@ def test_both_readers_keep_the_same_rows_with_the_same_values(
     urls = write(tmp_path_factory.mktemp("csv"), "id,name,share,at\n" + text.getvalue())
     lines = explained.rows(spark, batch(), urls)
     assert values(parse.plain(spark, batch(), urls).select(*HEADER)) == values(lines.filter(FITS).select(*HEADER))
-    assert lines.count() == line_counts.count(spark, source(), urls).collect()[0]["rows"]
+    assert lines.count() == parse.count_lines(spark, source(), urls).collect()[0]["rows"]
