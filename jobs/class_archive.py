@@ -31,15 +31,14 @@ def main() -> int:
     from transforms import contracts
 
     made = FILE.with_suffix(".part")
+    made.unlink(missing_ok=True)  # of a try that was killed
     java = {"spark.driver.extraJavaOptions": f'"-XX:ArchiveClassesAtExit={made}" {" ".join(_QUIET)}'}
     spark = session.build(Environment(driver_memory="1g", spark=java), app="class archive")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "rows.csv").write_text("key,value\n1,2.5\n2,\n")
         rows = spark.read.schema("key INT, value DOUBLE").option("header", True).csv(f"{folder}/rows.csv")
-        lake, table = (
-            Lake(spark, folder),
-            contracts.labels("archive", "1", (contracts.Field("key", "int", "key", True),)),
-        )
+        lake = Lake(spark, folder)
+        table = contracts.labels("archive", "1", (contracts.Field("key", "int", "key", True),))
         known = F.lit(None).cast("timestamp")
         labels = rows.select("key", known.alias("as_of"), F.col("value").alias("label"), known.alias("label_known_at"))
         lake.append(labels, table, Transaction("first", 1))

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from delta.tables import DeltaTable
-from py4j.java_gateway import is_instance_of
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from jobs.storage import is_missing_file
 from transforms.contracts import Contract, key_condition
 from transforms.errors import ContractError
 
@@ -293,11 +293,11 @@ class Lake:
             try:
                 found = jvm.org.apache.spark.sql.delta.DeltaHistoryManager.getCommitInfoOpt(log.store(), file, conf)
             except Py4JJavaError as error:
-                if self._is_missing_file(error):
+                if is_missing_file(self.spark, error):
                     return  # older versions have left the log
                 raise
             if found.isDefined():
-                yield _commit(contract, version, found.get(), jvm)
+                yield _as_commit(contract, version, found.get(), jvm)
 
     def _stored(self, contract: Contract, app_id: str, snapshot: Any) -> int | None:
         """Version of the last transaction with this id up to a snapshot.
@@ -310,16 +310,13 @@ class Lake:
         try:
             checksum = json.loads(log.store().read(file, log.newDeltaHadoopConf()).mkString())
         except Py4JJavaError as error:
-            if not self._is_missing_file(error):
+            if not is_missing_file(self.spark, error):
                 raise
             checksum = {}
         if "setTransactions" in checksum:
             return next((known["version"] for known in checksum["setTransactions"] if known["appId"] == app_id), None)
         stored = snapshot.transactions().get(app_id)
         return None if stored.isEmpty() else int(stored.get())
-
-    def _is_missing_file(self, error: Py4JJavaError) -> bool:
-        return bool(is_instance_of(self.spark._sc._gateway, error.java_exception, "java.io.FileNotFoundException"))
 
     def _snapshot(self, contract: Contract) -> Any:
         """Delta's own snapshot object, brought up to date. Python's DeltaTable shows no stored transactions, hence the JVM."""
@@ -340,7 +337,7 @@ def _metadata(transaction: Transaction, metadata: Mapping[str, Any] | None) -> s
     )
 
 
-def _commit(contract: Contract, version: int, info: Any, jvm: Any) -> Commit:
+def _as_commit(contract: Contract, version: int, info: Any, jvm: Any) -> Commit:
     """From Delta's CommitInfo."""
     text, measured = info.userMetadata(), info.operationMetrics()
     metadata = json.loads(text.get()) if text.isDefined() else {}

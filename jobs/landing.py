@@ -47,6 +47,7 @@ class Landing:
         self._system: Any = path.getFileSystem(self._conf)
         self._root: Any = self._system.makeQualified(path)
         self._prefix = str(self._root.toString()).rstrip("/") + "/"
+        self._encoded_prefix = _spelled(str(self._root.toUri().toString()).rstrip("/") + "/")
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def url(self, path: str) -> str:
@@ -141,23 +142,21 @@ class Landing:
 
     def encoded(self, files: Sequence[RawFile]) -> dict[str, str]:
         """Path of each file by its URL as Spark reports where it read a row: percent-encoded."""
-        prefix = _spelled(str(self._root.toUri().toString()).rstrip("/") + "/")
-        return {self._encoded(file.path, prefix): file.path for file in files}
+        return {self._encoded(file.path): file.path for file in files}
 
     def relative(self, url: Column, files: Sequence[RawFile]) -> Column:
         """The paths of `files` from the URLs that Spark reports; decoded only where a name needs it."""
-        prefix = _spelled(str(self._root.toUri().toString())).rstrip("/") + "/"
+        prefix = self._encoded_prefix
         # Encoded, so that every character is a byte: a substring of text would count its way to the place, in every row.
         path = F.substring(url.cast("binary"), len(prefix) + 1, 1 << 20).cast("string")
         if all(encoded == prefix + path for encoded, path in self.encoded(files).items()):
             return path
         return F.url_decode(F.replace(path, F.lit("+"), F.lit("%2B")))
 
-    def _encoded(self, path: str, prefix: str) -> str:
-        if _PLAIN.fullmatch(
-            path
-        ):  # nothing to encode: a call of the JVM for each of many thousand files would take seconds
-            return prefix + path
+    def _encoded(self, path: str) -> str:
+        # Most names have nothing to encode, and a call of the JVM for each of many thousand files would take seconds.
+        if _PLAIN.fullmatch(path):
+            return self._encoded_prefix + path
         return _spelled(str(self._path(path).toUri().toString()))
 
     def _matching(self, pattern: str) -> Iterator[Any]:

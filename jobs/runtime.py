@@ -71,7 +71,8 @@ def execute(job: str, arguments: Arguments) -> int:
             if arguments.dry_run:
                 from jobs import plan  # brings every job's libraries with it
 
-                sys.stdout.write(plan.describe(_run(spark, loaded, arguments, progress), job) + "\n")
+                lake = Lake(spark, loaded.environment.lake)
+                sys.stdout.write(plan.describe(_run(lake, loaded, arguments, progress), job) + "\n")
                 summary.update(outcome="planned")
             elif job == "check":
                 progress.message(f"{arguments.pipeline}: every name and every SQL expression is in order")
@@ -81,7 +82,8 @@ def execute(job: str, arguments: Arguments) -> int:
                     lease.held(spark, loaded.environment.lake, loaded.pipeline.pipeline) as mine,
                     _ending_on_sigterm(spark),
                 ):
-                    run = _run(spark, loaded, arguments, progress, may_commit=mine.require)
+                    lake = Lake(spark, loaded.environment.lake, may_commit=mine.require)
+                    run = _run(lake, loaded, arguments, progress)
                     outcomes = _job(job)(run)
                 summary.update(
                     _summary(outcomes, run), outcome="unchanged" if all(o.unchanged for o in outcomes) else "done"
@@ -158,16 +160,9 @@ def main(job: str) -> None:
     cli.main([job, *sys.argv[1:]], prog_name="millrace")
 
 
-def _run(
-    spark: SparkSession,
-    loaded: Loaded,
-    arguments: Arguments,
-    progress: Any,
-    may_commit: Callable[[], None] = lambda: None,
-) -> Run:
-    lake = Lake(spark, loaded.environment.lake, may_commit)
+def _run(lake: Lake, loaded: Loaded, arguments: Arguments, progress: Any) -> Run:
     return Run(
-        spark=spark,
+        spark=lake.spark,
         pipeline=loaded.pipeline,
         environment=loaded.environment,
         lake=lake,

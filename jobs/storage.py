@@ -18,7 +18,7 @@ class Storage:
     def __init__(self, spark: SparkSession) -> None:
         assert spark._jvm is not None and spark._jsc is not None
         self._jvm: Any = spark._jvm
-        self._gateway = spark._sc._gateway
+        self._spark = spark
         self._conf: Any = spark._jsc.hadoopConfiguration()
 
     def create(self, path: str, text: str) -> bool:
@@ -56,7 +56,7 @@ class Storage:
         try:
             stream = system.open(target)
         except Py4JJavaError as error:
-            if is_instance_of(self._gateway, error.java_exception, "java.io.FileNotFoundException"):
+            if is_missing_file(self._spark, error):
                 return None
             raise
         try:
@@ -70,7 +70,7 @@ class Storage:
         try:
             return [str(status.getPath().getName()) for status in system.listStatus(target)]
         except Py4JJavaError as error:
-            if is_instance_of(self._gateway, error.java_exception, "java.io.FileNotFoundException"):
+            if is_missing_file(self._spark, error):
                 return []
             raise
 
@@ -84,6 +84,11 @@ class Storage:
         system = target.getFileSystem(self._conf)
         # Without the checksum files of the local file system: who reads while another writes would find the two at odds.
         return (system.getRawFileSystem() if _is_local(system) else system), target
+
+
+def is_missing_file(spark: SparkSession, error: Py4JJavaError) -> bool:
+    """Whether a Hadoop file system says that there is no such file or folder."""
+    return bool(is_instance_of(spark._sc._gateway, error.java_exception, "java.io.FileNotFoundException"))
 
 
 def _is_local(system: Any) -> bool:

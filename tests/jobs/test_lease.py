@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from jobs import lease
 from jobs.lake import Lake, Transaction
 from jobs.lease import Lease, Pace, held
 from jobs.storage import Storage
+from tests.jobs.leases import kept_elsewhere
 from transforms import contracts
 from transforms.errors import RefusedError
 
@@ -32,19 +31,6 @@ def left_by(spark: SparkSession, lake_root: str, **differing: Any) -> None:
     mine = Lease(Storage(spark), f"{lake_root}/ops/leases/shop", 1, FAST)
     mine._holder.update(differing)
     assert mine.take()
-
-
-@contextmanager
-def kept_elsewhere(spark: SparkSession, lake_root: str) -> Iterator[Lease]:
-    """A lease whose holder lives on another machine."""
-    theirs = Lease(Storage(spark), f"{lake_root}/ops/leases/shop", 1, FAST)
-    theirs._holder.update({"machine": "another", "host": "elsewhere", "process": 17})
-    assert theirs.take()
-    thread = threading.Thread(target=theirs.keep)
-    thread.start()
-    yield theirs
-    theirs.release()
-    thread.join()
 
 
 @pytest.mark.quick
@@ -72,7 +58,7 @@ def test_a_process_of_this_machine_that_is_gone_gives_way_at_once(spark: SparkSe
 
 def test_a_sign_of_life_from_another_machine_refuses(spark: SparkSession, lake_root: str) -> None:
     with (
-        kept_elsewhere(spark, lake_root),
+        kept_elsewhere(spark, lake_root, FAST),
         pytest.raises(RefusedError, match=r"1\.json: process 17 on elsewhere is running pipeline shop\."),
         held(spark, lake_root, "shop", Pace(beat=0.05, term=60)),
     ):

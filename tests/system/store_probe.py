@@ -12,8 +12,9 @@ from pyspark.sql import SparkSession
 
 from conf.load import load_environment
 from jobs import session, uploads
-from jobs.lease import Lease, Pace, held
+from jobs.lease import Pace, held
 from jobs.storage import Storage
+from tests.jobs.leases import kept_elsewhere
 from transforms.errors import RefusedError
 
 WRITERS = 8
@@ -33,19 +34,12 @@ def created(storage: Storage, path: str) -> list[bool]:
 
 def refused(spark: SparkSession, root: str) -> str:
     """What a run is told while another machine holds the lease and lives."""
-    theirs = Lease(Storage(spark), f"{root}/ops/leases/shop", 1, Pace(beat=0.2, term=30))
-    theirs._holder.update({"machine": "another", "host": "elsewhere", "process": 17})
-    assert theirs.take()
-    keeper = threading.Thread(target=theirs.keep)
-    keeper.start()
+    pace = Pace(beat=0.2, term=30)
     try:
-        with held(spark, root, "shop", Pace(beat=0.2, term=30)):
+        with kept_elsewhere(spark, root, pace), held(spark, root, "shop", pace):
             return "took it"
     except RefusedError as error:
         return str(error)
-    finally:
-        theirs.release()
-        keeper.join()
 
 
 def main() -> None:
