@@ -116,8 +116,9 @@ class Delivery:
 
     def _take(self) -> Taken:
         run, files = self.run, self.manifest.files
-        groups = layouts.groups(run.spark, self.landing, self.source, run.pipeline.timezone, files)
-        lines = layouts.lines(run.spark, self.landing, self.source, files)
+        simple = self.landing.simple_texts(files, self.source)
+        groups = layouts.groups(run.spark, self.landing, self.source, run.pipeline.timezone, files, simple)
+        lines = layouts.lines(run.spark, self.landing, self.source, files, simple)
         plain, counts = self._plain(groups, lines)
         rest = self._explained(groups, lines, counts)
         if self._fills_empty_table:
@@ -138,13 +139,22 @@ class Delivery:
     def _plain(self, groups: Sequence[Group], lines: Mapping[str, Lines]) -> tuple[DataFrame | None, dict[str, int]]:
         """Rows of the plain reader, and how many it kept of each file that it read; none where a derived column fails on a row."""
         frames, read = [], []
+        split_size = layouts.split_size(self.run.spark, self.manifest.files)
         for group in groups:
-            even = [file.path for file in group.files if not lines[file.path].odd]
-            if group.batch.has_plain_reader and even:
-                frame = parse.plain(self.run.spark, group.batch, self.landing.urls(even))
-                frame = rules.clean(frame, self.source, self.run.pipeline.timezone)
-                frames.append(self._finished(frame, F.expr(self.source.at) if self.source.at else None))
-                read += even
+            if not group.batch.has_plain_reader:
+                continue
+            paths_of: dict[bool, list[str]] = {True: [], False: []}
+            for file in group.files:
+                if not lines[file.path].odd:
+                    # A large file is left to several tasks.
+                    paths_of[lines[file.path].is_simple and file.size_bytes <= split_size].append(file.path)
+            for as_streams, paths in paths_of.items():
+                if paths:
+                    urls = self.landing.urls(paths)
+                    frame = parse.plain(self.run.spark, group.batch, urls, as_streams=as_streams)
+                    frame = rules.clean(frame, self.source, self.run.pipeline.timezone)
+                    frames.append(self._finished(frame, F.expr(self.source.at) if self.source.at else None))
+                    read += paths
         if not frames:
             return None, {}
         try:

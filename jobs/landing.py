@@ -5,10 +5,12 @@ Everything goes through Hadoop's file systems, so that a folder, HDFS and S3 are
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, TypeVar
 
 from py4j.java_gateway import is_instance_of
@@ -16,6 +18,9 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
+from conf.schema import Source
+from jobs import simple_text
+from jobs.simple_text import SimpleText
 from transforms.errors import ContractError
 
 THREADS = 16  # calls to a store wait; they do not compute
@@ -48,6 +53,7 @@ class Landing:
         self._root: Any = self._system.makeQualified(path)
         self._prefix = str(self._root.toString()).rstrip("/") + "/"
         self._encoded_prefix = _spelled(str(self._root.toUri().toString()).rstrip("/") + "/")
+        self._folder = str(self._root.toUri().getPath()) if str(self._system.getUri().getScheme()) == "file" else None
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def url(self, path: str) -> str:
@@ -113,6 +119,25 @@ class Landing:
             raise ContractError(problems)
         return [line for line in lines if isinstance(line, str)]
 
+    def simple_texts(self, files: Sequence[RawFile], source: Source) -> dict[str, SimpleText]:
+        """Path -> what the bytes say, of the CSV files on this machine's disk in which every line is one record."""
+        if self._folder is None or source.file_format != "csv":
+            return {}
+        codecs = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf)
+        endings = {PurePath(file.path).suffix for file in files}
+        plain = {ending for ending in endings if codecs.getCodec(self._path(f"file{ending}")) is None}
+
+        def text(file: RawFile) -> SimpleText | None:
+            if PurePath(file.path).suffix not in plain:
+                return None
+            found = simple_text.read(
+                f"{self._folder}/{file.path}", delimiter=source.delimiter, is_utf8=source.encoding == "utf-8"
+            )
+            return found if found and len(found.first_line) <= LONGEST_HEADER else None
+
+        texts = _each(files, text)
+        return {file.path: text for file, text in zip(files, texts, strict=True) if text}
+
     def parquet_schemas(self, files: Sequence[RawFile]) -> list[str]:
         """The schema in the footer of each Parquet file, as text.
 
@@ -175,6 +200,9 @@ class Landing:
                     yield file
 
     def _etag(self, status: Any) -> str:
+        if self._folder is not None:
+            with open(str(status.getPath().toUri().getPath()), "rb") as file:
+                return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
         if is_instance_of(self._gateway, status, "org.apache.hadoop.fs.EtagSource") and status.getEtag():
             return str(status.getEtag())
         checksum = self._system.getFileChecksum(status.getPath())

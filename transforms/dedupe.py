@@ -88,7 +88,8 @@ def _repeated(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             sides[incoming].append(np.frombuffer(block.as_buffer(), np.int64))
     hashes, stored = (np.sort(np.concatenate([np.empty(0, np.int64), *blocks])) for blocks in sides.values())
     twice = hashes[1:][hashes[1:] == hashes[:-1]]
-    known = hashes[np.searchsorted(stored, hashes, "left") < np.searchsorted(stored, hashes, "right")]
+    few, many = sorted((hashes, stored), key=len)
+    known = few[np.searchsorted(many, few, "left") < np.searchsorted(many, few, "right")]
     yield pa.record_batch([pa.array(np.unique(np.concatenate([twice, known])))], [HASH])
 
 

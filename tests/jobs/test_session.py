@@ -31,6 +31,7 @@ def test_settings_of_a_local_environment() -> None:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.databricks.delta.setTransactionsInCrc.maxAllowed": "1000",
+        "spark.sql.execution.arrow.maxBytesPerBatch": "2147483647",
         "spark.sql.window.segmentTree.enabled": "true",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

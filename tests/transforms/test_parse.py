@@ -159,6 +159,18 @@ def test_a_local_time_that_a_clock_change_skips_is_a_problem(spark: SparkSession
 OPEN_QUOTE = "malformed: a quote is left open at the end of the line; a value may not span lines"
 
 
+@pytest.mark.parametrize("as_streams", [False, True])
+def test_marks_and_encodings_are_read_alike_by_lines_and_as_streams(
+    spark: SparkSession, tmp_path: Path, as_streams: bool
+) -> None:
+    marked = write(tmp_path, '\ufeffid,name,share,at\n1,café,,\n"2","te,a",NA,', "marked.csv")
+    rows = parse.plain(spark, batch(), marked, as_streams=as_streams)
+    assert values(rows.select(*HEADER)) == [(1, "café", None, None), (2, "te,a", None, None)]
+    latin = write(tmp_path, "id,name,share,at\n1,café,x,\n2,ß,1,\n".encode("latin-1"), "latin.csv")
+    rows = parse.plain(spark, batch(source(encoding="latin-1")), latin, as_streams=as_streams)
+    assert values(rows.select(*HEADER)) == [(2, "ß", 1.0, None)]
+
+
 def test_a_value_that_spans_lines_is_malformed_on_each_of_them(spark: SparkSession, tmp_path: Path) -> None:
     """In a last column the plain reader would cut such a value short in silence: `odd` keeps it away from the file."""
     of = batch(source(columns={"id": "int", "name": "string"}), header=("id", "name"))
