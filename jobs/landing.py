@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -71,6 +72,9 @@ class Landing:
         """The files that match a glob under the root, by path; of a folder that matches, all files in it.
 
         Names that begin with `_` or `.` are left out, as Spark leaves them out.
+
+        Raises:
+            ContractError: a file on this machine's disk cannot be read.
         """
         statuses = list(self._matching(pattern))
         self._stamps |= {self._relative(status): _stamp(status) for status in statuses}
@@ -120,19 +124,23 @@ class Landing:
         return [line for line in lines if isinstance(line, str)]
 
     def simple_texts(self, files: Sequence[RawFile], source: Source) -> dict[str, SimpleText]:
-        """Path -> what the bytes say, of the CSV files on this machine's disk in which every line is one record."""
+        """Path -> what the bytes say, of the CSV files on this machine's disk in which every line is one record.
+
+        Raises:
+            ContractError: a file cannot be read.
+        """
         if self._folder is None or source.file_format != "csv":
             return {}
         codecs = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf)
         endings = {PurePath(file.path).suffix for file in files}
         plain = {ending for ending in endings if codecs.getCodec(self._path(f"file{ending}")) is None}
 
+        read = partial(simple_text.read, delimiter=source.delimiter, is_utf8=source.encoding == "utf-8")
+
         def text(file: RawFile) -> SimpleText | None:
             if PurePath(file.path).suffix not in plain:
                 return None
-            found = simple_text.read(
-                f"{self._folder}/{file.path}", delimiter=source.delimiter, is_utf8=source.encoding == "utf-8"
-            )
+            found = self._on_disk(file.path, read)
             return found if found and len(found.first_line) <= LONGEST_HEADER else None
 
         texts = _each(files, text)
@@ -201,8 +209,7 @@ class Landing:
 
     def _etag(self, status: Any) -> str:
         if self._folder is not None:
-            with open(str(status.getPath().toUri().getPath()), "rb") as file:
-                return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            return "sha256:" + self._on_disk(self._relative(status), _sha256)
         if is_instance_of(self._gateway, status, "org.apache.hadoop.fs.EtagSource") and status.getEtag():
             return str(status.getEtag())
         checksum = self._system.getFileChecksum(status.getPath())
@@ -213,6 +220,13 @@ class Landing:
             return "sha256:" + str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
         finally:
             stream.close()
+
+    def _on_disk(self, path: str, read: Callable[[str], _T]) -> _T:
+        """What `read` says of a file of this machine."""
+        try:
+            return read(f"{self._folder}/{path}")
+        except OSError as error:
+            raise ContractError(f"{self.url(path)}: cannot be read: {error.strerror}.") from error
 
     def _first_line(self, path: str, encoding: str) -> str:
         java, target = self._jvm.java.io, self._path(path)
@@ -238,6 +252,11 @@ class Landing:
 
     def _relative(self, status: Any) -> str:
         return str(status.getPath().toString()).removeprefix(self._prefix)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _escaped(path: str) -> str:

@@ -10,7 +10,9 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
+from conf.schema import Source
 from jobs.landing import Landing, RawFile
+from jobs.simple_text import SimpleText
 from transforms.errors import ContractError
 
 NAMES = ["a/2024-01.csv", "a/b c+%20é[1]{x}.csv", "a/deep/er/c.csv", "b.csv"]
@@ -66,6 +68,31 @@ def test_changed_and_vanished_files_are_told(spark: SparkSession, raw: Path) -> 
         f"{landing.url(NAMES[0])}: was listed, and is gone now",
         f"{landing.url('b.csv')}: was listed with content {files[-1].etag}, and has sha256:{now} now",
     ]
+
+
+def test_a_file_that_cannot_be_read_is_named(spark: SparkSession, raw: Path) -> None:
+    landing = Landing(spark, str(raw))
+    files = landing.files("b.csv")
+    source = Source.model_validate({"files": "*.csv", "columns": {"id": "int"}})
+    assert landing.simple_texts(files, source) == {"b.csv": SimpleText(2, b"id")}
+    (raw / "b.csv").unlink()
+    (raw / "b.csv").mkdir()  # permissions do not keep root from reading
+    with pytest.raises(ContractError, match=r"b\.csv: cannot be read: Is a directory\."):
+        landing.simple_texts(files, source)
+
+
+def test_only_plain_csv_files_are_simple(spark: SparkSession, tmp_path: Path) -> None:
+    """A compressed file is known by its name, as Spark knows it, whatever its bytes."""
+    for name in ("1.csv", "2.csv.gz", "3"):
+        (tmp_path / name).write_text("id\n1\n")
+    (tmp_path / "4.csv").write_text("id\n1\n\n2\n")
+    (tmp_path / "5.csv").write_text("x" * 200_000)
+    landing = Landing(spark, str(tmp_path))
+    files = landing.files("*")
+    source = {"files": "*", "format": "csv", "columns": {"id": "int"}}
+    text = SimpleText(2, b"id")
+    assert landing.simple_texts(files, Source.model_validate(source)) == {"1.csv": text, "3": text}
+    assert landing.simple_texts(files, Source.model_validate({**source, "format": "json"})) == {}
 
 
 def test_first_lines_of_plain_compressed_marked_and_empty_files(spark: SparkSession, tmp_path: Path) -> None:
