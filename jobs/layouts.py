@@ -95,8 +95,9 @@ def lines(
 def split_size(spark: SparkSession, files: Sequence[RawFile]) -> int:
     """Bytes above which Spark cuts one of these files into parts for several tasks (its `FilePartition.maxSplitBytes`)."""
     conf = spark._jsparkSession.sessionState().conf()
-    opening = int(conf.filesOpenCostInBytes())
-    share = sum(file.size_bytes + opening for file in files) // spark.sparkContext.defaultParallelism
+    opening, fewest = int(conf.filesOpenCostInBytes()), conf.filesMinPartitionNum()
+    parts = int(fewest.get()) if fewest.isDefined() else spark.sparkContext.defaultParallelism
+    share = sum(file.size_bytes + opening for file in files) // parts
     return min(int(conf.filesMaxPartitionBytes()), max(opening, share))
 
 

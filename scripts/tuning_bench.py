@@ -49,8 +49,9 @@ def rows(spark: SparkSession, count: int, features: int, folder: Path) -> DataFr
                 [*names, "value", "flag", "fold"],
             )
 
-    cores = spark.sparkContext.defaultParallelism
-    spark.range(0, count, 1, cores).mapInArrow(generate, schema).write.parquet(str(folder / "rows"))
+    # Equal files, each smaller than a split of Spark's: partitions that keep both sides' cores busy to the end.
+    parts = 2 * spark.sparkContext.defaultParallelism
+    spark.range(0, count, 1, parts).mapInArrow(generate, schema).write.parquet(str(folder / "rows"))
     return spark.read.parquet(str(folder / "rows"))
 
 

@@ -21,7 +21,8 @@ JOBS = ("ingest.parcels", "features", "train", "evaluate", "promote", "score")
 # What differs between two runs by nature: clocks, seconds, and MLflow's run ids in the details.
 CLOCKS = ("recorded_at", "seconds", "details", "inputs", "outputs")
 
-pytestmark = pytest.mark.system
+# Several whole runs each: on a busy machine they take longer than the limit of other tests.
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
 
 @contextmanager
