@@ -1,6 +1,7 @@
 """Raw files where they land: what is there, which content each has, and whether it is still the same.
 
-Everything goes through Hadoop's file systems, so that a folder, HDFS and S3 are read alike.
+Listing goes through Hadoop's file systems, so that a folder, HDFS and S3 are alike. Bytes of a folder on this machine are read without
+them, for a hash and for what `simple_text` tells.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pyspark.sql import functions as F
 from conf.schema import Source
 from jobs import simple_text
 from jobs.simple_text import SimpleText
+from jobs.storage import is_local
 from transforms.errors import ContractError
 
 THREADS = 16  # calls to a store wait; they do not compute
@@ -54,7 +56,7 @@ class Landing:
         self._root: Any = self._system.makeQualified(path)
         self._prefix = str(self._root.toString()).rstrip("/") + "/"
         self._encoded_prefix = _spelled(str(self._root.toUri().toString()).rstrip("/") + "/")
-        self._folder = str(self._root.toUri().getPath()) if str(self._system.getUri().getScheme()) == "file" else None
+        self._folder = str(self._root.toUri().getPath()) if is_local(self._system) else None
         self._stamps: dict[str, tuple[int, int]] = {}
 
     def url(self, path: str) -> str:
@@ -134,7 +136,6 @@ class Landing:
         codecs = self._jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(self._conf)
         endings = {PurePath(file.path).suffix for file in files}
         plain = {ending for ending in endings if codecs.getCodec(self._path(f"file{ending}")) is None}
-
         read = partial(simple_text.read, delimiter=source.delimiter, is_utf8=source.encoding == "utf-8")
 
         def text(file: RawFile) -> SimpleText | None:
@@ -144,7 +145,7 @@ class Landing:
             return found if found and len(found.first_line) <= LONGEST_HEADER else None
 
         texts = _each(files, text)
-        return {file.path: text for file, text in zip(files, texts, strict=True) if text}
+        return {file.path: found for file, found in zip(files, texts, strict=True) if found}
 
     def parquet_schemas(self, files: Sequence[RawFile]) -> list[str]:
         """The schema in the footer of each Parquet file, as text.

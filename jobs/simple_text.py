@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from transforms.arrays import Integers
+
 PIECE = 1 << 20  # bytes: they stay in a core's cache between the looks at them
 _LINE_FEED, _QUOTE, _SPACE, _FIRST_NOT_ASCII = 0x0A, 0x22, 0x20, 0x80
-
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _whole_lines(path: str) -> Iterator[bytes]:
         yield rest + b"\n"
 
 
-def _is_quoted_well(codes: npt.NDArray[np.uint8], ends: Places, delimiter: int) -> bool:
+def _is_quoted_well(codes: npt.NDArray[np.uint8], ends: Integers, delimiter: int) -> bool:
     """Whether quotes come in pairs on one line, and what stands before and after a pair is a delimiter, the line's end or another pair.
 
     Pairs that meet are a quote within a quoted value (RFC 4180). The last of `codes` is a line feed, which serves as the end

@@ -29,7 +29,7 @@ class Storage:
         """
         system, target = self._resolve(path)
         try:
-            if _is_local(system):  # Hadoop's own looks first and creates then
+            if is_local(system):  # Hadoop's own looks first and creates then
                 local = Path(str(system.makeQualified(target).toUri().getPath()))
                 local.parent.mkdir(parents=True, exist_ok=True)
                 with local.open("x") as stream:
@@ -83,7 +83,7 @@ class Storage:
         target = self._jvm.org.apache.hadoop.fs.Path(path)
         system = target.getFileSystem(self._conf)
         # Without the checksum files of the local file system: who reads while another writes would find the two at odds.
-        return (system.getRawFileSystem() if _is_local(system) else system), target
+        return (system.getRawFileSystem() if is_local(system) else system), target
 
 
 def is_missing_file(spark: SparkSession, error: Py4JJavaError) -> bool:
@@ -91,7 +91,8 @@ def is_missing_file(spark: SparkSession, error: Py4JJavaError) -> bool:
     return bool(is_instance_of(spark._sc._gateway, error.java_exception, "java.io.FileNotFoundException"))
 
 
-def _is_local(system: Any) -> bool:
+def is_local(system: Any) -> bool:
+    """Whether a Hadoop file system is this machine's disk."""
     return str(system.getUri().getScheme()) == "file"
 
 
