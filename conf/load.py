@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -22,7 +24,7 @@ from conf.values import Spec
 
 ENVIRONMENT = "environment"
 S = TypeVar("S", bound=Spec)
-_HOME = FilePath(__file__).resolve().parent.parent
+_OWN = resources.files("conf")  # on a cluster in the zip that spark-submit ships
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,7 @@ def load(path: str | FilePath, *, environment: str | FilePath | None = None, set
     Raises:
         ConfigError: all problems of one kind at once: first syntax, then unknown keys, types and ranges, then names that refer to nothing.
     """
-    file = _find(path, "pipeline file", "conf")
-    written = _read(file)
+    file, written = _find(path, "pipeline file", "conf")
     values: dict[str, Any] = dict(written.values)
     lines = {place: f"{file}:{line}" for place, line in written.lines.items()}
     if ENVIRONMENT in values:
@@ -77,8 +78,7 @@ def load(path: str | FilePath, *, environment: str | FilePath | None = None, set
         )
     overlay_file, overlay = "", Document({}, {})
     if environment is not None:
-        overlay_file = _find(environment, "environment file", "conf/env")
-        overlay = _read(overlay_file)
+        overlay_file, overlay = _find(environment, "environment file", "conf/env")
         lines |= {(ENVIRONMENT, *place): f"{overlay_file}:{line}" for place, line in overlay.lines.items()}
     values[ENVIRONMENT] = overlay.values
     _apply(values, lines, settings)
@@ -101,8 +101,7 @@ def load_environment(name: str | FilePath) -> Environment:
     Raises:
         ConfigError: no such file, or something in it is wrong.
     """
-    file = _find(name, "environment file", "conf/env")
-    written = _read(file)
+    file, written = _find(name, "environment file", "conf/env")
     positions = Positions(file, {(ENVIRONMENT, *place): f"{file}:{line}" for place, line in written.lines.items()})
     problems: list[str] = []
     environment = _checked(Environment, dict(written.values), (ENVIRONMENT,), positions, problems)
@@ -111,34 +110,43 @@ def load_environment(name: str | FilePath) -> Environment:
     return environment
 
 
-def _find(path: str | FilePath, what: str, folder: str) -> str:
-    """The first place that holds the file: as given, then by name in the working directory's and in millrace's own folder.
+def _find(path: str | FilePath, what: str, folder: str) -> tuple[str, Document]:
+    """The first place that holds the file, as it is called in messages, and its content.
+
+    Places are the path as given, then by name the working directory's folder and millrace's own.
 
     Raises:
-        ConfigError: no such file; the sentence lists the places.
+        ConfigError: no such file, the sentence lists the places; or it cannot be read.
     """
-    places = [FilePath(path)]
-    if len(places[0].parts) == 1:
-        name = f"{path}" if places[0].suffix in (".yaml", ".yml") else f"{path}.yaml"
-        places += [FilePath(folder) / name, _HOME / folder / name]
+    places: list[Traversable] = [FilePath(path)]
+    if len(FilePath(path).parts) == 1:
+        name = f"{path}" if FilePath(path).suffix in (".yaml", ".yml") else f"{path}.yaml"
+        places += [FilePath(folder) / name, _OWN.joinpath(*FilePath(folder).parts[1:], name)]
     for place in places:
         if place.is_file():
-            return os.path.relpath(place) if _HOME in place.parents and FilePath.cwd() == _HOME else str(place)
+            return _called(place), _read(place, _called(place))
     raise ConfigError(
-        f"expected the {what} {path}, found none. Looked in: {', '.join(str(place) for place in dict.fromkeys(places))}."
+        f"expected the {what} {path}, found none. Looked in: {', '.join(dict.fromkeys(str(place) for place in places))}."
     )
 
 
-def _read(file: str) -> Document:
+def _called(place: Traversable) -> str:
+    """A file of millrace's own folder goes by its path within it, where that is the working directory."""
+    home = FilePath.cwd()
+    is_own = isinstance(place, FilePath) and home in place.parents and FilePath(str(_OWN)).parent == home
+    return os.path.relpath(str(place)) if is_own else str(place)
+
+
+def _read(file: Traversable, called: str) -> Document:
     try:
-        text = FilePath(file).read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{file}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x} at offset {error.start}. Save it as UTF-8."
+            f"{called}: expected text in UTF-8, found the byte 0x{error.object[error.start]:02x} at offset {error.start}. Save it as UTF-8."
         ) from None
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}.") from None
-    return parse(text, file)
+        raise ConfigError(f"{called}: cannot be read: {error.strerror}.") from None
+    return parse(text, called)
 
 
 def _apply(values: dict[str, Any], lines: dict[Path, str], settings: Sequence[str]) -> None:

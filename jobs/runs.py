@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
-from pathlib import Path
+from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -48,14 +49,22 @@ def _plain(part: Any) -> Any:
 
 @cache
 def code_fingerprint() -> str:
-    """Hash of millrace's own Python files: which code made a table or a model."""
-    root = Path(__file__).resolve().parent.parent
+    """Hash of millrace's own Python files, the same from a folder and from a zip: which code made a table or a model."""
     digest = hashlib.sha256()
     for package in ("conf", "transforms", "models", "jobs"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode())
-            digest.update(file.read_bytes())
+        for name, content in sorted(_python_files(resources.files(package), package)):
+            digest.update(name.encode())
+            digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def _python_files(folder: Traversable, name: str) -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        path = f"{name}/{entry.name}"
+        if entry.is_dir():
+            yield from _python_files(entry, path)
+        elif entry.name.endswith(".py"):
+            yield path, entry.read_bytes()
 
 
 @dataclass(frozen=True)

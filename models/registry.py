@@ -10,10 +10,13 @@ import json
 import logging
 import os
 import re
+import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,18 +56,21 @@ class Registry:
 
     Args:
         tracking_uri: a server (`https://...`), a database, or a sqlite file (`sqlite:///lake/ops/mlflow.db`).
-        artifact_root: folder or store address that new models are written under; used for experiments that do not exist yet.
-        dfs_tmpdir: folder that driver and workers share, for a server that takes artifacts over HTTP only.
+        artifact_root: folder or address that new models are written under, when it is a folder or on S3; used for experiments that
+            do not exist yet. MLflow writes to no other file system: models then go where the server keeps its artifacts, by way of
+            this address, which driver and workers share.
 
     Raises:
-        ConfigError: the address cannot be opened.
+        ConfigError: the address cannot be opened, or models cannot be written to S3 for want of boto3.
     """
 
-    def __init__(self, tracking_uri: str, artifact_root: str, *, dfs_tmpdir: str | None = None) -> None:
+    def __init__(self, tracking_uri: str, artifact_root: str) -> None:
         self._uri = re.sub(r"://[^@/]*@", "://***@", tracking_uri)  # for messages: an address may carry a password
         self._artifact_root = _artifact_uri(artifact_root)
-        self._dfs_tmpdir = dfs_tmpdir or f"{artifact_root}/tmp"
+        self._shared = f"{artifact_root}/tmp"
         _prepare_database(tracking_uri)
+        if self._artifact_root is not None and self._artifact_root.startswith("s3:"):
+            _prepare_s3(artifact_root)
         _import_quietly()
         import mlflow
 
@@ -138,12 +144,8 @@ class Registry:
         """
         with self._reported():
             source = str(self._client.get_model_version_download_uri(name, str(version)))
-        if not source.startswith(("/", "file:", "hdfs:", "s3:")):  # a server that keeps artifacts behind HTTP
-            import mlflow.spark
-
-            with self._reported():
-                model: PipelineModel = mlflow.spark.load_model(f"models:/{name}/{version}", dfs_tmpdir=self._dfs_tmpdir)
-                return model
+        if not source.startswith(("/", "file:", "hdfs:", "s3:")):
+            return self._download(name, version)
         source = _spark_uri(source)
         try:
             return PipelineModel.load(f"{source}/sparkml")
@@ -152,6 +154,20 @@ class Registry:
                 f"Model {name} version {version}: expected its files in {source}/sparkml, and they are missing or damaged."
                 " Restore that folder, or train again with --force and promote the new version."
             ) from error
+
+    def _download(self, name: str, version: int) -> PipelineModel:
+        """The model of a server that keeps artifacts behind HTTP, by way of copies that are removed: Spark has read them by then."""
+        import mlflow.spark
+
+        shared = f"{self._shared}/{uuid.uuid4().hex}"
+        with self._reported(), tempfile.TemporaryDirectory() as local:
+            try:
+                model: PipelineModel = mlflow.spark.load_model(
+                    f"models:/{name}/{version}", dfs_tmpdir=shared, dst_path=local
+                )
+            finally:
+                _remove(shared)
+        return model
 
     def champion(self, name: str) -> ModelVersion | None:
         """The version with the alias `champion`, None when there is none."""
@@ -170,7 +186,8 @@ class Registry:
         """The run of this identity, new or left by a call that was killed."""
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            experiment_id = self._client.create_experiment(name, artifact_location=f"{self._artifact_root}/{name}")
+            location = None if self._artifact_root is None else f"{self._artifact_root}/{name}"
+            experiment_id = self._client.create_experiment(name, artifact_location=location)
         else:
             experiment_id = experiment.experiment_id
         runs = self._client.search_runs(
@@ -202,13 +219,13 @@ class Registry:
 
         # A folder that no earlier, killed try has half filled: Spark would read the part files of both.
         folder = f"model_{len(self._client.list_artifacts(run_id)) + 1}"
-        _spark_uri(self._artifact_root)
         with mlflow.start_run(run_id=run_id):
             source = f"{mlflow.get_artifact_uri()}/{folder}"
+            _spark_uri(source)
             log_model(
                 model,
                 folder,
-                dfs_tmpdir=self._dfs_tmpdir,
+                dfs_tmpdir=self._shared,
                 signature=infer_signature(sample, model.transform(sample).select("prediction")),
                 pip_requirements=_requirements(
                     model
@@ -248,11 +265,14 @@ def _requirements(model: PipelineModel) -> list[str]:
     return sorted(f"{package}=={metadata.version(package)}" for package in packages)
 
 
-def _artifact_uri(root: str) -> str:
-    """The address as MLflow knows it: an absolute path (a `file:` address would escape blanks), or `s3` where Spark says `s3a`."""
+def _artifact_uri(root: str) -> str | None:
+    """The address as MLflow knows it: an absolute path (a `file:` address would escape blanks), or `s3` where Spark says `s3a`.
+
+    None where MLflow does not write: it opens hdfs only with Hadoop's native library, which few drivers have.
+    """
     if "://" not in root:
         return str(Path(root).absolute())
-    return re.sub(r"^s3[an]://", "s3://", root)
+    return re.sub(r"^s3[an]?://", "s3://", root) if root.startswith("s3") else None
 
 
 def _spark_uri(source: str) -> str:
@@ -274,6 +294,30 @@ def _prepare_database(tracking_uri: str) -> None:
             " a sqlite file needs a local folder. Set `mlflow` in the environment file."
         )
     Path(file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _prepare_s3(artifact_root: str) -> None:
+    """Let boto3, through which MLflow writes there, find the store that S3A was told of."""
+    if find_spec("boto3") is None:
+        raise ConfigError(
+            f"mlflow: expected the package boto3, through which MLflow keeps models at {artifact_root}, found none. Install it:"
+            " pip install 'millrace[s3]'."
+        )
+    spark = SparkSession.getActiveSession()
+    assert spark is not None and spark._jsc is not None
+    conf = spark._jsc.hadoopConfiguration()
+    endpoint = str(conf.get("fs.s3a.endpoint") or "")
+    if endpoint:
+        scheme = "https" if conf.getBoolean("fs.s3a.connection.ssl.enabled", True) else "http"
+        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", endpoint if "://" in endpoint else f"{scheme}://{endpoint}")
+
+
+def _remove(address: str) -> None:
+    """Remove a folder wherever Hadoop's file systems find it; no effect when it is not there."""
+    spark = SparkSession.getActiveSession()
+    assert spark is not None and spark._jvm is not None and spark._jsc is not None
+    path = spark._jvm.org.apache.hadoop.fs.Path(address)
+    path.getFileSystem(spark._jsc.hadoopConfiguration()).delete(path, True)
 
 
 def _import_quietly() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -32,3 +33,25 @@ def checksum(table: pa.Table, leave_out: tuple[str, ...] = ()) -> tuple[int, str
     columns = sorted(column for column in table.column_names if column not in leave_out)
     rows = sorted(repr(tuple(row.values())) for row in table.select(columns).to_pylist())
     return len(rows), hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def figures(table: pa.Table, leave_out: tuple[str, ...] = ()) -> list[tuple[str, list[float]]]:
+    """Rows as (all that is not a figure, the figures: doubles in the order of columns, null as NaN), in order."""
+    columns = sorted(column for column in table.column_names if column not in leave_out)
+    rows = []
+    for row in table.select(columns).to_pylist():
+        found: list[float] = []
+        words = {name: _without_figures(value, table.schema.field(name).type, found) for name, value in row.items()}
+        rows.append((repr(words), found))
+    return sorted(rows)
+
+
+def _without_figures(value: Any, kind: pa.DataType, found: list[float]) -> Any:
+    """The value, or nothing once its doubles are added to those found."""
+    if pa.types.is_floating(kind):
+        found.append(float("nan") if value is None else value)
+        return None
+    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        found += value or []
+        return len(value or [])
+    return value

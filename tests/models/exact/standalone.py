@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @contextmanager
-def standalone(folder: Path) -> Iterator[str]:
-    """A master and two workers of one core each; its address."""
+def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
+    """A master and two workers of one core and so much memory each; its address."""
     import pyspark
 
     home = Path(pyspark.__file__).parent
@@ -28,13 +28,13 @@ def standalone(folder: Path) -> Iterator[str]:
     master = f"spark://127.0.0.1:{port}"
     environment = os.environ | {
         "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": str(ROOT), "SPARK_DAEMON_MEMORY": "256m",
+        "SPARK_DAEMON_MEMORY": "256m",
     }  # fmt: skip
     deploy = "org.apache.spark.deploy"
     settings = ["--host", "127.0.0.1", "--webui-port", "0"]
     commands = [[f"{deploy}.master.Master", *settings, "--port", str(port)]]
     for i in range(2):
-        place = ["--cores", "1", "--memory", "700m", "--work-dir", str(folder / f"work-{i}")]
+        place = ["--cores", "1", "--memory", memory, "--work-dir", str(folder / f"work-{i}")]
         commands.append([f"{deploy}.worker.Worker", *settings, *place, master])
     processes = []
     try:

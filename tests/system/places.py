@@ -1,0 +1,159 @@
+"""Where a pipeline can run: a folder, an object store, a standalone cluster, HDFS with YARN. Each runs all jobs and gives back its tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from scripts import cluster_package
+from tests.models.exact.standalone import standalone
+from tests.system import lakes, stores
+from tests.system.hadoop import hadoop
+from tests.system.tracking import tracking_server
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"spark.sql.shuffle.partitions": "2"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A pipeline file, its raw files, and how long one run of it may take."""
+
+    pipeline: Path
+    raw: Path
+    seconds: int
+    memory: str = "1g"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run said, its summary (the last line on standard output), and the tables of the lake after it."""
+
+    said: str
+    summary: dict[str, Any]
+    tables: dict[str, pa.Table]
+
+
+Run = Callable[[], Ran]
+
+
+@contextmanager
+def folder_of_this_machine(work: Workload, folder: Path) -> Iterator[Run]:
+    """Local mode on the disk; models in sqlite."""
+    environment = _environment(folder, raw=str(work.raw), lake=str(folder / "lake"))
+
+    def run() -> Ran:
+        said = _said(_cli(work, environment), work, {})
+        return Ran(said, _summary(said), lakes.tables(folder / "lake"))
+
+    yield run
+
+
+@contextmanager
+def object_store(work: Workload, folder: Path) -> Iterator[Run]:
+    """Local mode, raw files and lake on a store, models on it by way of a server. The credentials are found nowhere."""
+    with _store(work, folder) as (store, environment):
+        yield _on_store(store, work, _cli(work, environment))
+
+
+@contextmanager
+def standalone_cluster(work: Workload, folder: Path) -> Iterator[Run]:
+    """Two workers in processes of their own, started by spark-submit; raw files and lake on a store."""
+    with _store(work, folder) as (store, environment), standalone(folder, work.memory) as master:
+        cluster_package.write(folder / "package", ["delta", "s3"])
+        command = cluster_package.command("standalone", folder / "package")
+        command = [master if word == cluster_package.STANDALONE else word for word in command]
+        sizes = ["--conf", "spark.cores.max=2", "--executor-memory", work.memory, "--driver-memory", work.memory]
+        yield _on_store(store, work, _submit(command, sizes, work.pipeline, environment))
+
+
+@contextmanager
+def yarn(work: Workload, folder: Path) -> Iterator[Run]:
+    """YARN in cluster mode, the driver in a container too; raw files and lake on HDFS; models at a server behind HTTP."""
+    with tracking_server(folder / "mlflow") as mlflow, hadoop(folder / "hadoop") as cluster:
+        cluster.upload(work.raw, f"{cluster.root}/raw")
+        environment = _environment(folder, raw=f"{cluster.root}/raw", lake=f"{cluster.root}/lake", mlflow=mlflow)
+        cluster_package.write(folder / "package", ["delta"])
+        command = cluster_package.command("yarn-cluster", folder / "package")
+        sizes = ["--driver-memory", work.memory, "--executor-memory", work.memory, "--executor-cores", "1"]
+        # Spark's jars are on every machine: 456 MB need not be sent.
+        sizes += ["--num-executors", "2", "--conf", f"spark.yarn.jars=local:{cluster.spark_jars}"]
+        sizes += ["--files", f"{work.pipeline},{environment}"]
+        line = _submit(command, sizes, Path(work.pipeline.name), Path(environment.name))
+
+        def run() -> Ran:
+            said = _said(line, work, cluster.environment)
+            copy = Path(tempfile.mkdtemp(dir=folder)) / "lake"
+            cluster.download(f"{cluster.root}/lake", copy)
+            # The driver's output stays in its container.
+            (outcome,) = (copy / "ops/outcomes").rglob("*.json")
+            return Ran(said, json.loads(outcome.read_text()), lakes.tables(copy))
+
+        yield run
+
+
+@contextmanager
+def _store(work: Workload, folder: Path) -> Iterator[tuple[stores.Store, Path]]:
+    """A store that holds the raw files, and the environment file that names it."""
+    with stores.object_store() as store, tracking_server(folder / "mlflow") as mlflow:
+        store.upload(work.raw)
+        yield store, _environment(folder, raw="s3a://raw", lake="s3a://lake", mlflow=mlflow, spark=store.spark)
+
+
+def _on_store(store: stores.Store, work: Workload, command: list[str]) -> Run:
+    def run() -> Ran:
+        said = _said(command, work, stores.CREDENTIALS)
+        assert stores.SECRET not in said
+        assert store.holding(stores.SECRET) == []
+        return Ran(said, _summary(said), store.tables())
+
+    return run
+
+
+def _summary(said: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def _environment(folder: Path, *, spark: dict[str, str] | None = None, **settings: str) -> Path:
+    """An environment file; under spark-submit its master and memory do not count."""
+    path = folder / "place.yaml"
+    values = {
+        "name": "place",
+        "master": "local[2]",
+        "driver_memory": "2g",
+        **settings,
+        "spark": {**SMALL, **(spark or {})},
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def _cli(work: Workload, environment: Path) -> list[str]:
+    return [sys.executable, "-m", "jobs.cli", "run", str(work.pipeline), "--env", str(environment)]
+
+
+def _submit(command: list[str], sizes: list[str], pipeline: Path, environment: Path) -> list[str]:
+    """The line that `scripts/package` prints, with the sizes of a small machine."""
+    return [*command[:-1], *sizes, command[-1], "run", str(pipeline), "--env", str(environment)]
+
+
+def _said(command: list[str], work: Workload, environment: dict[str, str]) -> str:
+    """Standard output and error of a run that ends with exit code 0."""
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=work.seconds,
+        env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    return done.stderr + done.stdout
