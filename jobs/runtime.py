@@ -1,7 +1,8 @@
 """The only main wrapper: arguments -> configuration -> session -> job -> one summary -> exit code.
 
 Nothing else catches `Exception`, configures logging or ends the process. The last line on standard output is one JSON object;
-the same object is written under `ops/outcomes/`, because YARN and Kubernetes lose exit codes.
+the same object is written under `ops/outcomes/`, because YARN and Kubernetes lose exit codes. Whoever started the job finds it by
+the run date asked for, and tells it from an earlier one by the name that the cluster gave the application.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def execute(job: str, arguments: Arguments) -> int:
     started = time.monotonic()
     console = Console(stderr=True)
     _log_to_standard_error(live=console.is_terminal)
-    summary: dict[str, Any] = {"job": job, "pipeline": None, "run_date": None}
+    asked = str(arguments.run_date) if arguments.run_date else None
+    summary: dict[str, Any] = {"job": job, "pipeline": None, "run_date": asked}
     storage: Storage | None = None
     folder = ""
     try:
@@ -66,8 +68,10 @@ def execute(job: str, arguments: Arguments) -> int:
             loaded.environment.require_tracking()
         with for_console(console) as progress:
             spark = session.build(loaded.environment, app=f"millrace {job} {loaded.pipeline.pipeline}")
+            summary["application"] = spark.sparkContext.applicationId
+            if job != "check":  # which writes nothing
+                storage, folder = Storage(spark), f"{loaded.environment.lake}/ops/outcomes/{loaded.pipeline.pipeline}"
             check.analyse(spark, loaded)
-            storage, folder = Storage(spark), f"{loaded.environment.lake}/ops/outcomes/{loaded.pipeline.pipeline}"
             if arguments.dry_run:
                 from jobs import plan  # brings every job's libraries with it
 

@@ -99,7 +99,7 @@ def test_how_a_job_ends_decides_the_exit_code(
     error: Exception,
     code: int,
 ) -> None:
-    """The lease is given back whatever happened; only a bug is logged with its traceback."""
+    """The lease is given back whatever happened; only a bug is logged with its traceback. The outcome is kept under the date asked for."""
 
     def fail(run: Run) -> Outcome:
         raise error
@@ -108,10 +108,26 @@ def test_how_a_job_ends_decides_the_exit_code(
     assert execute("features", arguments(folder, run_date=runtime.date(2024, 4, 1))) == code
     output = capsys.readouterr()
     found = json.loads(output.out.strip().splitlines()[-1])
-    assert (found["exit_code"], found["outcome"]) == (code, "failed")
+    assert found == json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-features.json").read_text())
+    assert (found["exit_code"], found["outcome"], found["run_date"]) == (code, "failed", "2024-04-01")
+    assert found["application"] == spark.sparkContext.applicationId
     assert str(error) in found["error"]
     assert ("Traceback" in output.err) == (code == 1)
     assert [path for path in (folder / "lake/ops/leases").rglob("*") if path.is_file()] == []
+
+
+def test_wrong_sql_leaves_its_outcome_but_to_a_check(
+    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scheduler learns from it that the same would come out again; `check` writes nothing."""
+    (folder / "parcels.yaml").write_text(deliveries.PIPELINE.replace("weight_kg < 1000", "weight < 1000"))
+    assert execute("check", arguments(folder)) == 2
+    assert not (folder / "lake").exists()
+
+    assert execute("train", arguments(folder, run_date=runtime.date(2024, 4, 1))) == 2
+    kept = json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-train.json").read_text())
+    assert (kept["exit_code"], kept["outcome"]) == (2, "failed")
+    assert kept == summary(capsys)
 
 
 def test_a_dry_run_names_files_and_tables_and_writes_nothing(
