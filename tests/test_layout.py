@@ -36,9 +36,9 @@ def requirements(text: str) -> list[Requirement]:
     return [Requirement(line) for line in text.splitlines() if line.strip()]
 
 
-def locked() -> dict[str, str]:
-    """Package -> the version in requirements.lock."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+def locked(lock: str = "requirements.lock") -> dict[str, str]:
+    """Package -> its version in a lock file."""
+    lines = (ROOT / lock).read_text().splitlines()
     pins = [line.split(" ")[0].split("==", 1) for line in lines if line and line[0] not in " #"]
     return {canonicalize_name(name): version for name, version in pins}
 
@@ -105,12 +105,17 @@ def test_files_and_functions_stay_readable() -> None:
     assert [place for file in modules() for place in too_long(file)] == []
 
 
-def test_the_lock_satisfies_setup_cfg() -> None:
+@pytest.mark.parametrize(
+    ("lock", "groups"),
+    [
+        ("requirements.lock", [("options", "install_requires"), ("options.extras_require", "test")]),
+        ("requirements-airflow.lock", [("options.extras_require", "airflow")]),
+    ],
+)
+def test_the_lock_satisfies_setup_cfg(lock: str, groups: list[tuple[str, str]]) -> None:
     """Whoever changes a range in setup.cfg compiles the lock again."""
-    parsed, versions = setup_cfg(), locked()
-    wanted = requirements(parsed["options"]["install_requires"]) + requirements(
-        parsed["options.extras_require"]["test"]
-    )
+    parsed, versions = setup_cfg(), locked(lock)
+    wanted = [need for section, option in groups for need in requirements(parsed[section][option])]
 
     unmet = {
         str(need): versions.get(canonicalize_name(need.name))
@@ -121,12 +126,13 @@ def test_the_lock_satisfies_setup_cfg() -> None:
     assert unmet == {}
 
 
-def test_every_locked_package_has_a_hash() -> None:
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-airflow.lock"])
+def test_every_locked_package_has_a_hash(lock: str) -> None:
     """`--require-hashes` is only as good as the lock."""
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / lock).read_text()
     entries = [entry for entry in text.split("\n") if "==" in entry and entry[0] not in " #"]
 
-    assert len(entries) == len(locked()) > 100
+    assert len(entries) == len(locked(lock)) > 100
     assert [entry for entry in entries if not entry.endswith("\\")] == []
     assert text.count("\\\n    --hash=sha256:") >= len(entries)
 
