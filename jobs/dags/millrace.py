@@ -103,7 +103,10 @@ class Submission(SparkSubmitHook):
         found = {"JAVA_HOME": java.read_text().strip()} if java.exists() else {}
         path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)])
         # Credentials go on in the environment alone: what is in the command line is in the log.
-        return super().submit(application, cwd=HOME, env={**os.environ, **found, "PATH": path}, **kwargs)
+        submitted: str | None = super().submit(
+            application, cwd=HOME, env={**os.environ, **found, "PATH": path}, **kwargs
+        )
+        return submitted
 
     @property
     def exit_code(self) -> int | None:
@@ -201,6 +204,10 @@ class JobOperator(SparkSubmitOperator):
         }
         if is_packed and not on_cluster:
             conf["spark.pyspark.driver.python"] = str(PYTHON)
+        if not on_cluster:  # where Spark's own lines would bury the job's; on a cluster the hook reads ids in them
+            conf["spark.driver.extraJavaOptions"] = (
+                f"-Dlog4j2.configurationFile={(HOME / 'conf/log4j2.properties').as_uri()}"
+            )
         files = (Path(self.file), environment_file())
         pipeline, place = (file.name if on_cluster else str(file) for file in files)
         return Submission(
@@ -221,7 +228,7 @@ class JobOperator(SparkSubmitOperator):
     def _failure(self, hook: Submission) -> AirflowException:
         """The error to raise for what the job said, or for the exit code where it said nothing."""
         outcome = hook.summary or self._kept(hook.application_ids) or {}
-        code = outcome.get("exit_code") or hook.exit_code
+        code: int = outcome.get("exit_code") or hook.exit_code or 1
         meaning = {**FINAL, **OTHER}.get(code, "see the log above")
         said = outcome.get("error", "It left no word of its own.")
         kind = AirflowFailException if code in FINAL else AirflowException

@@ -192,7 +192,8 @@ def bare(tmp_path: Path) -> Deployment:
 def deployment(bare: Deployment) -> Deployment:
     """Ready to run: a database, raw files, and what scripts/package writes."""
     (bare.folder / "home").mkdir()
-    (bare.folder / "home/.venv").symlink_to(ROOT / ".venv")
+    for part in (".venv", "conf"):
+        (bare.folder / "home" / part).symlink_to(ROOT / part)
     cluster_package.write(bare.folder / "home/build/package", ["delta"])
     deliveries.write(bare.folder / "raw", rows=1_500)
     deliveries.write_environment(bare.folder, "lake")
