@@ -259,7 +259,8 @@ def test_where_the_run_date_comes_from(bare: Deployment) -> None:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.system
+@pytest.mark.timeout(1800)
 def test_a_run_and_the_same_again(deployment: Deployment) -> None:
     """Every job once, by spark-submit; the second run writes no table version."""
     deployment.test_run("2024-04-01")
