@@ -19,6 +19,7 @@ from conf.values import (
     Expression,
     Folder,
     Mapping,
+    MetricsTarget,
     Name,
     Names,
     Period,
@@ -329,7 +330,9 @@ class Pipeline(Spec):
 class Environment(Spec):
     """Where a pipeline runs and with what machines; nothing here changes what is computed.
 
-    `raw` and `lake` are URIs or paths; a relative path starts at the working directory.
+    `raw` and `lake` are URIs or paths; a relative path starts at the working directory. `metrics` is where Prometheus finds what
+    runs cost: a file that ends in `.prom`, or the address of a push gateway; empty for nowhere. `price_per_core_hour`, in any
+    currency, gives each stage an estimate of its cost; see `jobs.usage.Usage`.
     """
 
     name: Name = "local"
@@ -338,6 +341,8 @@ class Environment(Spec):
     mlflow: Address = ""
     master: Address = "local[*]"
     driver_memory: str = "4g"
+    metrics: MetricsTarget = ""
+    price_per_core_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     spark: SparkSettings = {}
 
     @property

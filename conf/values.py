@@ -46,6 +46,18 @@ def _absolute(folder: str) -> str:
     return folder if _SCHEME.match(folder) else os.path.abspath(folder)
 
 
+def _published(target: str) -> str:
+    """What Prometheus can come by: the node exporter reads files of one ending only, and passes others over in silence."""
+    if not target or target.startswith(("http://", "https://")):
+        return target
+    if _SCHEME.match(target) or not target.endswith(".prom"):
+        raise ValueError(
+            f"expected a file that ends in .prom, for the node exporter, or the http:// or https:// address of a push gateway,"
+            f" found {target!r}"
+        )
+    return os.path.abspath(target)
+
+
 class Duration(Spec):
     """A length of time such as `3 hours`; `text` is kept for column names and messages."""
 
@@ -97,6 +109,7 @@ class Period(Spec):
 Name = Annotated[str, BeforeValidator(_identifier)]
 Address = Annotated[str, AfterValidator(secrets.refused_address)]
 Folder = Annotated[Address, AfterValidator(_absolute), Field(validate_default=True)]
+MetricsTarget = Annotated[Address, AfterValidator(_published)]
 SparkSettings = dict[
     Annotated[str, AfterValidator(secrets.refused_name)], Annotated[str, AfterValidator(secrets.refused_value)]
 ]

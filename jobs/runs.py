@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from importlib import resources
@@ -25,9 +26,15 @@ from pyspark.sql import SparkSession
 from conf.schema import Environment, Pipeline
 from jobs.lake import Lake, Transaction
 from jobs.progress import Progress
+from jobs.storage import Storage
+from jobs.usage import Meter, Usage
 from transforms import contracts
 from transforms.contracts import Contract
 from transforms.errors import ContractError
+
+USAGE = "usage"  # key of `details` in the ledger's table, under which a stage's usage is kept
+
+log = logging.getLogger(__name__)
 
 
 def fingerprint(*parts: Any) -> str:
@@ -83,7 +90,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the ledger."""
+    """One row of the ledger. `usage` is None where the stage was recorded before usage was measured."""
 
     job: str
     run_date: date | None
@@ -97,6 +104,7 @@ class Stage:
     details: dict[str, Any]
     code: str
     recorded_at: datetime
+    usage: Usage | None = None
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -119,20 +127,20 @@ class Attempt:
 
 
 class Ledger:
-    """The stages done so far, read once per process and kept up to date by `record`."""
+    """The stages done so far, read once per process and kept up to date by `record`; `recorded` are those of this process."""
 
     def __init__(self, lake: Lake, pipeline: str) -> None:
         self._lake = lake
         self._contract = contracts.stages(pipeline)
         self._stages: list[Stage] | None = None
+        self.recorded: list[Stage] = []
 
     def stages(self) -> list[Stage]:
         """All stages in the order they were recorded."""
         if self._stages is None:
             found = self._lake.version(self._contract) is not None
             rows = self._lake.read(self._contract).collect() if found else []
-            stages = [Stage(**{**row.asDict(), "details": json.loads(row["details"] or "{}")}) for row in rows]
-            self._stages = sorted(stages, key=lambda stage: stage.recorded_at)
+            self._stages = sorted((_stage(row.asDict()) for row in rows), key=lambda stage: stage.recorded_at)
         return self._stages
 
     def done(self, job: str, run_date: date | None, identity: str) -> Stage | None:
@@ -159,11 +167,21 @@ class Ledger:
 
     def record(self, stage: Stage) -> None:
         """Append one row: from here on the stage is done."""
-        row = {**stage.__dict__, "details": json.dumps(stage.details, default=str)}
+        # Within the details, since ledgers of earlier versions have no column for it and stay as they are.
+        details = stage.details if stage.usage is None else {**stage.details, USAGE: asdict(stage.usage)}
+        row = {**stage.__dict__, "details": json.dumps(details, default=str)}
+        del row[USAGE]
         frame = self._lake.spark.createDataFrame([row], self._contract.schema).coalesce(1)
         name = f"ledger:{stage.job}:{stage.run_date}:{stage.fingerprint}"
         self._lake.append(frame, self._contract, Transaction(name, stage.attempt))
         self.stages().append(stage)
+        self.recorded.append(stage)
+
+
+def _stage(row: dict[str, Any]) -> Stage:
+    details = json.loads(row["details"] or "{}")
+    usage = details.pop(USAGE, None)
+    return Stage(**{**row, "details": details, USAGE: usage and Usage(**usage)})
 
 
 @dataclass(frozen=True)
@@ -222,28 +240,46 @@ def stage(
         run.progress.message(f"{job}: nothing to do, done before with the same inputs")
         return earlier.outcome()
     attempt = Attempt(job, identity, earlier.attempt + 1 if earlier else 1)
-    started = time.monotonic()
+    meter, started = Meter(run.spark), time.monotonic()
     with run.progress.stage(job):
         outcome = body(attempt)
     seconds = time.monotonic() - started
-    run.ledger.record(
-        Stage(
-            job=job,
-            run_date=day,
-            fingerprint=identity,
-            attempt=attempt.number,
-            inputs=dict(outcome.inputs or inputs),
-            outputs=dict(outcome.outputs),
-            rows_in=outcome.rows_in,
-            rows_out=outcome.rows_out,
-            seconds=seconds,
-            details=outcome.details,
-            code=code_fingerprint(),
-            recorded_at=datetime.now(UTC).replace(tzinfo=None),
-        )
+    done = Stage(
+        job=job,
+        run_date=day,
+        fingerprint=identity,
+        attempt=attempt.number,
+        inputs=dict(outcome.inputs or inputs),
+        outputs=dict(outcome.outputs),
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        seconds=seconds,
+        details=outcome.details,
+        code=code_fingerprint(),
+        recorded_at=datetime.now(UTC).replace(tzinfo=None),
+        usage=meter.read(run.environment.price_per_core_hour),
     )
-    run.progress.message(
-        f"{job}: rows_in={outcome.rows_in} rows_out={outcome.rows_out} seconds={seconds:.1f}"
-        + "".join(f" {table}@{version}" for table, version in sorted(outcome.outputs.items()))
-    )
+    run.ledger.record(done)
+    _tell(run, done)
     return replace(outcome, seconds=seconds)
+
+
+def _tell(run: Run, done: Stage) -> None:
+    """What a stage did and what it took: a line in the log, and one of JSON under `ops/usage/` for readers without Delta."""
+    assert done.usage is not None
+    name = f"{run.lake.root}/ops/usage/{run.pipeline.pipeline}/{done.run_date or 'none'}-{done.job}.jsonl"
+    known = ("job", "run_date", "fingerprint", "attempt", "recorded_at", "rows_in", "rows_out", "seconds")
+    line = {"pipeline": run.pipeline.pipeline, **{field: getattr(done, field) for field in known}, **asdict(done.usage)}
+    storage = Storage(run.spark)
+    storage.write(name, (storage.read(name) or "") + json.dumps(line, default=str) + "\n")
+    if done.usage.dropped_tasks:
+        log.warning(
+            "%s: expected the figures of all its tasks, found those of %d; Spark had dropped the Spark stages of %d, and what is recorded"
+            " of cpu and bytes is too low. Raise spark.ui.retainedStages under `spark` in the environment %s.",
+            *(done.job, done.usage.tasks, done.usage.dropped_tasks, run.environment.name),
+        )
+    counts = ((done.rows_in, "rows in"), (done.rows_out, "rows out"))
+    parts = [f"{count} {what}" for count, what in counts if count is not None]
+    tables = " ".join(f"{table}@{version}" for table, version in sorted(done.outputs.items()))
+    told = ", ".join([*parts, f"{done.seconds:.1f} s", done.usage.words()])
+    run.progress.message(f"{done.job}: {told}" + (f"; {tables}" if tables else ""))

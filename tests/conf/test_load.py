@@ -120,6 +120,24 @@ class TestSettings:
                 "environment.spork.x=1",
                 "--set environment.spork.x: environment.spork is not a setting. Did you mean spark?",
             ),
+            (
+                "environment.metrics=metrics.txt",
+                "--set environment.metrics: expected a file that ends in .prom, for the node exporter, or the http:// or https:// address"
+                " of a push gateway, found 'metrics.txt'.",
+            ),
+            (
+                "environment.metrics=s3a://bucket/millrace.prom",
+                "--set environment.metrics: expected a file that ends in .prom, for the node exporter, or the http:// or https:// address"
+                " of a push gateway, found 's3a://bucket/millrace.prom'.",
+            ),
+            (
+                "environment.price_per_core_hour=-1",
+                "--set environment.price_per_core_hour: expected a number of at least 0.0, found the number -1.",
+            ),
+            (
+                "environment.price_per_core_hour=.inf",
+                "--set environment.price_per_core_hour: expected a finite number, found the number inf.",
+            ),
         ],
     )
     def test_a_setting_that_leads_nowhere(self, shop: Path, setting: str, message: str) -> None:
@@ -246,6 +264,15 @@ class TestFiles:
         assert (found.raw, found.lake) == (f"{Path.cwd()}/deliveries", f"{Path.cwd()}/lake")
         found = load(shop, settings=["environment.raw=hdfs:///raw", "environment.lake=/srv/lake/"]).environment
         assert (found.raw, found.lake) == ("hdfs:///raw", "/srv/lake")
+
+    def test_where_metrics_go_and_what_cores_cost(self, shop: Path) -> None:
+        """Nowhere and nothing by default; a file starts at the working directory like any other."""
+        assert (load(shop).environment.metrics, load(shop).environment.price_per_core_hour) == ("", None)
+        Path("env.yaml").write_text("metrics: collected/millrace.prom\nprice_per_core_hour: 1\n")
+        found = load(shop, environment="env.yaml").environment
+        assert (found.metrics, found.price_per_core_hour) == (f"{Path.cwd()}/collected/millrace.prom", 1.0)
+        found = load(shop, settings=["environment.metrics=https://push.example:9091"]).environment
+        assert found.metrics == "https://push.example:9091"
 
     def test_problems_of_the_environment_name_its_file(self, shop: Path) -> None:
         """Together with those of the pipeline; each setting belongs to one of the two."""
