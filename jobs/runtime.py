@@ -60,6 +60,8 @@ def execute(job: str, arguments: Arguments) -> int:
     asked = str(arguments.run_date) if arguments.run_date else None
     summary: dict[str, Any] = {"job": job, "pipeline": None, "run_date": asked}
     storage: Storage | None = None
+    loaded: Loaded | None = None
+    run: Run | None = None
     folder = ""
     try:
         loaded = load(arguments.pipeline, environment=arguments.environment, settings=arguments.settings)
@@ -111,6 +113,12 @@ def execute(job: str, arguments: Arguments) -> int:
         summary.update(outcome="failed", error=_first_line(error))
     summary.update(exit_code=code, seconds=round(time.monotonic() - started, 1))
     text = json.dumps(summary, sort_keys=True, default=str)
+    if loaded is not None and loaded.environment.metrics and not arguments.dry_run and job != "check":
+        from jobs import gauges  # few environments ask for it
+
+        stages = run.ledger.recorded if run else []
+        target, name = loaded.environment.metrics, loaded.pipeline.pipeline
+        gauges.publish(target, name, job, code, stages, ended_at=time.time())
     if storage is not None and not arguments.dry_run:
         storage.write(f"{folder}/{summary['run_date'] or 'none'}-{job}.json", text)
     sys.stdout.write(text + "\n")

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from prometheus_client.parser import text_string_to_metric_families
 from pyspark.sql import SparkSession
 
 from jobs import runtime
 from jobs.cli import cli
-from jobs.runs import Outcome, Run
+from jobs.runs import Outcome, Run, stage
 from jobs.runtime import Arguments, execute
 from tests.system import deliveries
 from transforms.errors import ModelError, RefusedError
@@ -116,18 +117,43 @@ def test_how_a_job_ends_decides_the_exit_code(
     assert [path for path in (folder / "lake/ops/leases").rglob("*") if path.is_file()] == []
 
 
-def test_wrong_sql_leaves_its_outcome_but_to_a_check(
-    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_prometheus_is_told_how_a_command_ended(
+    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str], job: Callable[..., None]
 ) -> None:
-    """A scheduler learns from it that the same would come out again; `check` writes nothing."""
-    (folder / "parcels.yaml").write_text(deliveries.PIPELINE.replace("weight_kg < 1000", "weight < 1000"))
-    assert execute("check", arguments(folder)) == 2
-    assert not (folder / "lake").exists()
+    """Of failures too; what cannot be told is no failure. `check` and dry runs are no runs."""
 
-    assert execute("train", arguments(folder, run_date=runtime.date(2024, 4, 1))) == 2
-    kept = json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-train.json").read_text())
-    assert (kept["exit_code"], kept["outcome"]) == (2, "failed")
-    assert kept == summary(capsys)
+    def fail(run: Run) -> Outcome:
+        raise ModelError("No candidate reaches the floor.")
+
+    def work(run: Run) -> Outcome:
+        return stage(run, "features", specs=[], inputs={}, body=lambda attempt: Outcome("features", 10, 9))
+
+    def ended() -> set[tuple[str, str, str, float]]:
+        families = text_string_to_metric_families((folder / "millrace.prom").read_text())
+        samples = [sample for family in families for sample in family.samples]
+        shown = ("millrace_last_exit_code", "millrace_stage_written_rows")
+        return {(s.name, s.labels["pipeline"], s.labels["job"], s.value) for s in samples if s.name in shown}
+
+    def told(target: str, **changes: Any) -> Arguments:
+        changes = {"run_date": runtime.date(2024, 4, 1), **changes}
+        return arguments(folder, settings=[f"environment.metrics={target}"], **changes)
+
+    to_file = told(f"{folder}/millrace.prom")
+    job(work)
+    assert execute("check", to_file) == 0
+    assert execute("features", told(f"{folder}/millrace.prom", dry_run=True)) == 0
+    assert not (folder / "millrace.prom").exists()
+    assert execute("features", to_file) == 0
+    done = ("millrace_stage_written_rows", "parcels", "features", 9.0)
+    assert ended() == {done, ("millrace_last_exit_code", "parcels", "features", 0.0)}
+    job(fail)
+    assert execute("features", to_file) == 4
+    assert ended() == {done, ("millrace_last_exit_code", "parcels", "features", 4.0)}
+
+    job(work)
+    capsys.readouterr()
+    assert execute("features", told(f"{folder}/nowhere/millrace.prom")) == 0
+    assert "nowhere/millrace.prom did not take the gauges of this run" in capsys.readouterr().err
 
 
 def test_a_dry_run_names_files_and_tables_and_writes_nothing(
