@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from jobs.report import figures, strips
 from jobs.report.drawing import domain
 from jobs.report.facts import Facts, Measured
+from jobs.usage import size
 
 # Names of metrics as a reader would write them; others lose their underscores.
 _METRICS = {
@@ -44,7 +45,7 @@ def render(facts: Facts) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=count, metric=metric, duration=duration, metric_name=metric_name, instant=instant, begin=begin
+        count=count, metric=metric, duration=duration, metric_name=metric_name, instant=instant, begin=begin, size=size
     )
     return environment.get_template("page.html.jinja").render(
         facts=facts,
@@ -56,6 +57,7 @@ def render(facts: Facts) -> str:
         classes=_classes(facts),
         trials_span=domain([value for trial in facts.trials for value in trial.folds if value is not None]),
         longest=max((stage.seconds for stage in facts.stages), default=0.0),
+        is_priced=any(stage.usage and stage.usage.cost is not None for stage in facts.stages),
         tables=_tables(facts),
         strips=strips,
         style=environment.get_template("page.css").render(),

@@ -196,6 +196,38 @@ def test_importances_time_and_versions(sections: Sections, facts: Facts) -> None
     assert "pyspark 4.2.0" in sections.words["versions"]
 
 
+def test_what_stages_took(sections: Sections) -> None:
+    """Only of stages that were measured; what is missing from the sums is said."""
+    assert sections.rows["time"][8:] == [
+        ["stage", "tasks", "cores busy", "cpu", "gc", "read", "written", "shuffled", "spilled", "peak memory", "cost"],
+        ["ingest.orders", "24", "75 %", "14 s", "0.3 s", "31 MB", "4.6 kB", "120 MB", "none", "67 MB", "0.0004"],
+        ["features", "24", "75 %", "31 s", "0.6 s", "31 MB", "4.6 kB", "120 MB", "none", "67 MB", "0.0009"],
+        ["train", "1,234 3 failed", "75 %", "2 min 8 s", "2.6 s", "31 MB", "4.6 kB", "120 MB", "2.5 GB", "67 MB", "0.0036"],
+        ["evaluate", "24", "75 %", "22 s", "0.5 s", "31 MB", "4.6 kB", "120 MB", "none", "67 MB", "0.0006"],
+        ["promote", "24", "75 %", "3.1 s", "0.1 s", "31 MB", "4.6 kB", "120 MB", "none", "67 MB", "0.0001"],
+        ["score", "24", "75 %", "6.4 s", "0.1 s", "31 MB", "4.6 kB", "120 MB", "none", "67 MB", "0.0002"],
+    ]  # fmt: skip
+    assert sections.words["time"].endswith(
+        "Sums over Spark's tasks. Cores busy: share of the time that cores were held in which tasks ran. Cpu: in Java, without Python"
+        " workers. Peak memory: the most that one task held. Cost: an estimate from cores held, the time that they were held, and"
+        " the environment's price of a core-hour. Mind: Spark had dropped the figures of 200 more tasks of train, which took more than"
+        " stands here."
+    )
+
+
+def test_a_ledger_from_before_usage_was_measured(facts: Facts) -> None:
+    """Its page says what it knows, and has no cost where there was no price."""
+    before = dataclasses.replace(facts, stages=[dataclasses.replace(stage, usage=None) for stage in facts.stages])
+    assert len(Sections(page.render(before)).rows["time"]) == 8
+    unpriced = [
+        dataclasses.replace(stage, usage=stage.usage and dataclasses.replace(stage.usage, cost=None))
+        for stage in facts.stages
+    ]
+    rows = Sections(page.render(dataclasses.replace(facts, stages=unpriced))).rows["time"][8:]
+    assert rows[0][-1] == "peak memory"
+    assert {len(row) for row in rows} == {10}
+
+
 def test_the_page_needs_nothing_but_itself(facts: Facts) -> None:
     """No script, no address, nothing to fetch; texts from data and configuration are escaped."""
     html = page.render(facts)
