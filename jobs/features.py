@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 from conf.schema import Pipeline
 from jobs.lake import Commit
 from jobs.runs import Attempt, Outcome, Run, Stage, stage
-from transforms import contracts, features, labels, spine, split
+from transforms import affected, contracts, features, labels, spine, split
+from transforms.days import Days
 from transforms.errors import ContractError
 from transforms.expressions import derived_types
 from transforms.features import Tables
@@ -23,13 +24,19 @@ def run(run: Run) -> Outcome:
     """Build the three tables from the silver versions that ingest recorded, once per identity."""
     pipeline = run.pipeline
     tables = features.tables(run.spark, pipeline)
-    inputs = {}
-    for name in sources_used(pipeline):
-        table = silver(run, name).table
-        inputs[table] = ingested(run, name).outputs[table]
+    inputs = _inputs(run)
     # Table names carry the versions of the specs: equal names and equal inputs mean equal tables.
     specs = [tables.features.table, tables.labels.table, tables.membership.table]
     return stage(run, JOB, specs=specs, inputs=inputs, body=lambda attempt: _build(run, tables, inputs, attempt))
+
+
+def _inputs(run: Run) -> dict[str, int]:
+    """The version of each silver table that ingest recorded."""
+    found = {}
+    for name in sources_used(run.pipeline):
+        table = silver(run, name).table
+        found[table] = ingested(run, name).outputs[table]
+    return found
 
 
 def sources_used(pipeline: Pipeline) -> list[str]:
@@ -61,26 +68,57 @@ def ingested(run: Run, name: str) -> Stage:
     return found[-1] if found else run.ledger.require(job)
 
 
+def preview(run: Run) -> str:
+    """What a run would compute of the feature table, in words, from the silver tables as they are now."""
+    tables = features.tables(run.spark, run.pipeline)
+    try:
+        only = to_compute(run, tables, _inputs(run))
+    except ContractError:
+        only = None  # sources are still to be ingested
+    days = "all days" if only is None else f"{only.count} day(s)"
+    return f"{days} of {tables.features.table}{f': {only}' if only is not None and only.count else ''}"
+
+
+def to_compute(run: Run, tables: Tables, inputs: Mapping[str, int]) -> Days | None:
+    """Days of the feature table that differ from what the last run left; None for all, as in the first run and after `--force`."""
+    earlier = [done for done in run.ledger.stages() if done.job == JOB and tables.features.table in done.outputs]
+    if run.force or not earlier:
+        return None
+    last = earlier[-1]
+    if run.lake.version(tables.features) != last.outputs[tables.features.table] or last.inputs.keys() != inputs.keys():
+        return None
+    changed = {}
+    for name in sources_used(run.pipeline):
+        contract = silver(run, name)
+        before, after = last.inputs[contract.table], inputs[contract.table]
+        if before != after:
+            changed[name] = run.lake.changed(contract, before, after)
+    return affected.days(changed, run.pipeline)
+
+
 def _build(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
     pipeline = run.pipeline
     silvers = {name: silver(run, name) for name in sources_used(pipeline)}
     sources = {name: run.lake.read(table, inputs[table.table]) for name, table in silvers.items()}
     rows = spine.rows(sources, pipeline, run_date=run.run_date)
     count = spine.check(rows, pipeline)
-    of_features, of_labels = _write_rows(run, tables, attempt, rows, sources)
-    if of_features.rows != count:
+    only = to_compute(run, tables, inputs)
+    run.progress.message(f"features: computing {'all days' if only is None else f'{only.count} day(s): {only}'}")
+    of_features, of_labels = _write_rows(run, tables, attempt, rows, sources, only)
+    made = run.lake.read(tables.features, of_features.version)
+    found = made.count()
+    if found != count:
         raise ContractError(
-            f"{tables.features.table}: expected one row for each of {count} rows of the spine, found {of_features.rows}."
+            f"{tables.features.table}: expected one row for each of {count} rows of the spine, found {found}."
             " This is a defect of millrace; the table's version is not used."
         )
-    made = run.lake.read(tables.features, of_features.version)
     labelled = run.lake.read(tables.labels, of_labels.version)
     of_members, parts = _write_membership(run, tables, attempt, _with_groups(labelled, made, rows, pipeline))
     lookups = [join.source for join in pipeline.features.joins if pipeline.sources[join.source].static]
     return Outcome(
         JOB,
         rows_in=count,
-        rows_out=of_features.rows,
+        rows_out=found,
         inputs=inputs,
         outputs={commit.table: commit.version for commit in (of_features, of_labels, of_members)},
         details={
@@ -88,22 +126,30 @@ def _build(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
             "columns": [*pipeline.features.numeric, *pipeline.features.categorical],
             "label": _label_figures(labelled, pipeline),
             "static_lookups": lookups,
+            "days_computed": of_features.metadata["days"],
             **parts,
         },
     )
 
 
 def _write_rows(
-    run: Run, tables: Tables, attempt: Attempt, rows: DataFrame, sources: Mapping[str, DataFrame]
+    run: Run,
+    tables: Tables,
+    attempt: Attempt,
+    rows: DataFrame,
+    sources: Mapping[str, DataFrame],
+    only: Days | None,
 ) -> tuple[Commit, Commit]:
     """Features and labels; labels are judged before either is written."""
     values = labels.values(rows, sources, run.pipeline, run_date=run.run_date).persist()
     try:
         labels.check(values, run.pipeline)
-        made = features.frame(sources, run.pipeline, run_date=run.run_date)
+        made = features.frame(sources, run.pipeline, run_date=run.run_date, only=only)
         found = labels.encoded(values, run.pipeline)
+        where = None if only is None else only.condition(spine.AS_OF)
+        said = {"days": "all" if only is None else str(only)}
         return (
-            run.lake.replace(made, tables.features, attempt.transaction(tables.features)),
+            run.lake.replace(made, tables.features, attempt.transaction(tables.features), said, where=where),
             run.lake.replace(found, tables.labels, attempt.transaction(tables.labels)),
         )
     finally:

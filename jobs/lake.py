@@ -7,9 +7,10 @@ metadata are those of the first time. That is what makes a killed job safe to st
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import unquote
 
 from delta.tables import DeltaTable
 from py4j.protocol import Py4JJavaError
@@ -115,6 +116,25 @@ class Lake:
             ) from error
         return contract.conform(frame)
 
+    def changed(self, contract: Contract, before: int, after: int) -> DataFrame:
+        """Rows that one of two versions has and the other has not, as often as they are more; columns that begin with `_` left out.
+
+        Only files that one version alone consists of are read: an append makes new ones, a merge writes some anew.
+        """
+        versions = [self.read(contract, version) for version in (before, after)]
+        files = [set(frame.inputFiles()) for frame in versions]
+        columns = [name for name in contract.columns if not name.startswith("_")]
+        left, right = (self._rows_of(contract, own - other).select(*columns) for own, other in (files, reversed(files)))
+        return right if files[0] <= files[1] else left.exceptAll(right).unionAll(right.exceptAll(left))
+
+    def _rows_of(self, contract: Contract, files: Iterable[str]) -> DataFrame:
+        """The rows of some files of a table."""
+        paths = sorted(unquote(file) for file in files)
+        if not paths:
+            return self.spark.createDataFrame([], contract.schema)
+        # Tables have neither deletion vectors nor renamed columns: a file holds the rows as they are, but for partition columns.
+        return self.spark.read.schema(contract.schema).option("basePath", self.path(contract)).parquet(*paths)
+
     def committed(self, contract: Contract, transaction: Transaction) -> Commit | None:
         """The commit that this transaction left, None when it was never committed.
 
@@ -148,13 +168,15 @@ class Lake:
         metadata: Mapping[str, Any] | None = None,
         *,
         new_columns: bool = False,
+        where: str | None = None,
     ) -> Commit:
         """Make the table hold exactly these rows, once per transaction; older versions stay readable.
 
         Args:
             new_columns: the table may have other columns before; afterwards it has the contract's.
+            where: SQL that is true of all these rows; only rows that meet it are replaced, others stay. None: all.
         """
-        return self._write(frame, contract, transaction, metadata, "Overwrite", new_columns=new_columns)
+        return self._write(frame, contract, transaction, metadata, "Overwrite", new_columns=new_columns, where=where)
 
     def merge(
         self,
@@ -218,6 +240,7 @@ class Lake:
         mode: str,
         *,
         new_columns: bool = False,
+        where: str | None = None,
     ) -> Commit:
         if not new_columns or self.version(contract) is None:
             self.create(contract)
@@ -231,6 +254,7 @@ class Lake:
             "txnVersion": str(transaction.version),
             "userMetadata": _metadata(transaction, metadata),
             **({"overwriteSchema": "true"} if new_columns else {}),
+            **({"replaceWhere": where} if where is not None else {}),
         }
         self._commit(contract.conform(frame), contract, mode, options, snapshot)
         return self._latest(contract, transaction)
@@ -256,7 +280,7 @@ class Lake:
         transaction.readTxn().append(options["txnAppId"])
         written = command.writeAndReturnCommitData(transaction, session, none, False)
         operation = getattr(delta, "DeltaOperations$Write")(
-            save_mode, none, none, given.userMetadata(), none, none, none, none, none
+            save_mode, none, given.replaceWhere(), given.userMetadata(), none, none, none, none, none
         )
         transaction.commitIfNeeded(written.actions(), operation, written.stringTags())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jobs import ingest, maintain, uploads
+from jobs import features, ingest, maintain, uploads
 from jobs.runs import Run
 
 SILVER, QUARANTINE = "silver/{p}_{s}", "quarantine/{p}_{s}"
@@ -39,6 +39,8 @@ def describe(run: Run, job: str) -> str:
                 lines.append(
                     f"  would read {len(files)} new file(s) of {source}" + "".join(f"\n    {file}" for file in files)
                 )
+        if name == "features":
+            lines.append(f"  would compute {features.preview(run)}")
         if name == "maintain":
             for table, found in maintain.preview(run).items():
                 lines.append(f"  would remove at most {found.removed} file(s), {found.bytes} bytes, of {table}")

@@ -17,6 +17,7 @@ from pyspark.sql.types import DataType
 from conf.schema import Pipeline
 from transforms import contracts, joins, spine, trailing_columns
 from transforms.contracts import Contract, Field
+from transforms.days import Days
 from transforms.errors import ConfigError
 from transforms.expressions import derived_types
 from transforms.spine import AS_OF
@@ -25,7 +26,9 @@ from transforms.spine import AS_OF
 _MEANING = {"columns", "derive", "key", "at", "known_at", "static", "outcomes"}
 
 
-def frame(sources: Mapping[str, DataFrame], pipeline: Pipeline, *, run_date: date) -> DataFrame:
+def frame(
+    sources: Mapping[str, DataFrame], pipeline: Pipeline, *, run_date: date, only: Days | None = None
+) -> DataFrame:
     """One row per spine row: its key, `as_of` (null without time), numeric features as double, categorical ones as string.
 
     Numbers that are not finite are null. Outcome columns are taken out of every table before anything may be computed from it,
@@ -34,15 +37,18 @@ def frame(sources: Mapping[str, DataFrame], pipeline: Pipeline, *, run_date: dat
     Args:
         sources: silver rows by source name.
         run_date: last day of a periodic spine.
+        only: rows whose `as_of` lies in one of these days; None for all.
 
     Raises:
         ContractError: a lookup table has several rows for one key, or a function changed the rows.
         ConfigError: what is not a window aggregate stands in a window, or a source without time is joined by time.
     """
     rows = spine.rows(sources, pipeline, run_date=run_date)
+    if only is not None:
+        rows = rows.where(only.hold(F.col(AS_OF)))
     rows = _with_columns(rows, pipeline)
-    rows = joins.with_joins(rows, sources, pipeline)
-    rows = trailing_columns.with_windows(rows, sources, pipeline)
+    rows = joins.with_joins(rows, sources, pipeline, only)
+    rows = trailing_columns.with_windows(rows, sources, pipeline, only)
     rows = joins.with_children(rows, sources, pipeline)
     rows = joins.with_function(rows, pipeline)
     return _in_contract_order(rows, pipeline)

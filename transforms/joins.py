@@ -12,21 +12,28 @@ from pyspark.sql import functions as F
 from conf.schema import Join, Pipeline, Source
 from transforms import outcomes, related, spine
 from transforms.contracts import silver_key
+from transforms.days import Days
 from transforms.errors import ConfigError, ContractError
 from transforms.instants import instant
 from transforms.point_in_time import as_of_join
 from transforms.spine import AS_OF
 
 
-def with_joins(rows: DataFrame, sources: Mapping[str, DataFrame], pipeline: Pipeline) -> DataFrame:
-    """Add the columns of each join in order; a later one may join on what an earlier one took."""
+def with_joins(
+    rows: DataFrame, sources: Mapping[str, DataFrame], pipeline: Pipeline, only: Days | None = None
+) -> DataFrame:
+    """Add the columns of each join in order; a later one may join on what an earlier one took.
+
+    Args:
+        only: the days that rows lie in, where that is known: rows that none of them can see are left out.
+    """
     for index, join in enumerate(pipeline.features.joins):
         where = f"features.joins.{index}"
         other = observable(sources[join.source], pipeline.sources[join.source])
         if pipeline.sources[join.source].static:
             rows = _lookup(rows, other, join, pipeline.sources[join.source], where)
         else:
-            rows = _last_known(rows, other, join, pipeline, where)
+            rows = _last_known(rows, other, join, pipeline, where, only)
     return rows
 
 
@@ -114,7 +121,9 @@ def _require_unique(other: DataFrame, join: Join, where: str) -> None:
         )
 
 
-def _last_known(rows: DataFrame, other: DataFrame, join: Join, pipeline: Pipeline, where: str) -> DataFrame:
+def _last_known(
+    rows: DataFrame, other: DataFrame, join: Join, pipeline: Pipeline, where: str, only: Days | None
+) -> DataFrame:
     source = pipeline.sources[join.source]
     known = outcomes.known_at(other, source, frozenset(), pipeline.timezone)
     if join.within is None or known is None:
@@ -122,6 +131,7 @@ def _last_known(rows: DataFrame, other: DataFrame, join: Join, pipeline: Pipelin
             f"{where}: {join.source} is not static, so its rows are joined by time: give the join a `within` and the source an `at`."
         )
     at = instant(other, source.at, pipeline.timezone) if source.at else known
+    other = other if only is None else other.where(only.hold(known, join.within.length))
     columns = {f"_by_{i}": name for i, name in enumerate(join.by.values())}
     columns |= {f"_key_{i}": name for i, name in enumerate(silver_key(source))}
     columns |= {f"_take_{i}": name for i, name in enumerate(join.take.values())}

@@ -20,6 +20,7 @@ from jobs import features
 from jobs.lake import Lake, Transaction
 from jobs.runs import Ledger, Outcome, Run, fingerprint, stage
 from transforms.contracts import Contract
+from transforms.days import Days
 from transforms.errors import ContractError
 from transforms.expressions import column_schema, with_derived
 from transforms.features import Tables, tables
@@ -108,6 +109,20 @@ def content(run: Run, table: Contract, version: int | None = None) -> list[tuple
     return sorted((tuple(row) for row in run.lake.read(table, version).collect()), key=str)
 
 
+def test_a_table_that_others_wrote_is_computed_as_a_whole(spark: SparkSession, root: str) -> None:
+    """The ledger's last version is not the table's: nobody knows what lies in it."""
+    run = new_run(spark, root, pipeline_of())
+    features.run(run)
+    made = tables(spark, run.pipeline)
+    run.lake.delete(made.features, "id < 10", Transaction("somebody", 1))
+    later = new_run(spark, root, run.pipeline)
+    ingest(later, ROWS | {"orders": [*ROWS["orders"], (1000, 1, "a", START, True)]})
+
+    outcome = features.run(later)
+
+    assert (outcome.details["days_computed"], outcome.rows_out) == ("all", 301)
+
+
 def versions(run: Run, made: Tables) -> list[int | None]:
     return [run.lake.version(table) for table in (made.features, made.labels, made.membership)]
 
@@ -189,6 +204,36 @@ def test_new_silver_rows_make_a_new_version_and_the_old_one_stays(spark: SparkSe
     assert (first.rows_out, second.rows_out) == (300, 301)
     assert content(run, made.features, first.outputs[made.features.table]) == old
     assert len(content(run, made.features)) == 301
+
+
+def test_only_the_days_that_a_late_change_touches_are_computed_anew(
+    spark: SparkSession, root: str, lake_root: str
+) -> None:
+    """One order changed after the fact: the tables equal those made from scratch, and rows of other days are those of before."""
+    run = new_run(spark, root, pipeline_of())
+    made = tables(spark, run.pipeline)
+    first = features.run(run)
+    number, buyer, shop, at, back = ROWS["orders"][7]
+    orders = [row if row[0] != number else (number, buyer, shop, at, not back) for row in ROWS["orders"]]
+    later, fresh = new_run(spark, root, run.pipeline), new_run(spark, lake_root, run.pipeline)
+    for changed in (later, fresh):
+        ingest(changed, ROWS | {"orders": orders})
+
+    second, whole = features.run(later), features.run(fresh)
+
+    # The order's own day, and nine days from when it was known whether it came back.
+    known = (at + timedelta(days=2)).date()
+    touched = Days.of([at.date(), *(known + timedelta(days=n) for n in range(10))])
+    assert [made.details["days_computed"] for made in (first, second, whole)] == ["all", str(touched), "all"]
+    assert (second.rows_in, second.rows_out) == (300, 300)
+    for table in (made.features, made.labels, made.membership):
+        assert content(later, table) == content(fresh, table)
+    computed = [row for row in orders if any(begin <= row[3].date() <= end for begin, end in touched.runs)]
+    (commit,) = spark.sql(f"DESCRIBE HISTORY delta.`{later.lake.path(made.features)}` LIMIT 1").collect()
+    assert commit["version"] == second.outputs[made.features.table]
+    assert int(commit["operationMetrics"]["numOutputRows"]) - int(
+        commit["operationMetrics"].get("numCopiedRows", 0)
+    ) == len(computed)
 
 
 def test_parts_may_group_by_columns_that_are_no_features(spark: SparkSession, root: str) -> None:

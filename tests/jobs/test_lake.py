@@ -173,3 +173,44 @@ def test_a_commit_whose_version_has_left_the_log_is_a_sentence(spark: SparkSessi
         " --force to start a new attempt."
     )
     assert lake.append(orders(spark, (2, "new")), TABLE, Transaction("b", 1)).skipped
+
+
+def test_a_part_of_a_table_is_replaced(spark: SparkSession, lake: Lake) -> None:
+    """Rows that meet the condition give way, others stay; rows that do not meet it are refused; once per transaction."""
+    lake.append(orders(spark, (1, "new"), (2, "new"), (3, "paid")), TABLE, Transaction("a", 1))
+    commit = lake.replace(orders(spark, (4, "new")), TABLE, Transaction("b", 1), {"days": "x"}, where="state = 'new'")
+    again = lake.replace(orders(spark, (5, "new")), TABLE, Transaction("b", 1), where="state = 'new'")
+
+    assert (commit.skipped, again.skipped, again.version, again.metadata["days"]) == (False, True, commit.version, "x")
+    assertDataFrameEqual(lake.read(TABLE), orders(spark, (3, "paid"), (4, "new")))
+    with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
+        lake.replace(orders(spark, (6, "paid")), TABLE, Transaction("c", 1), where="state = 'new'")
+    lake.replace(orders(spark), TABLE, Transaction("d", 1), where="state < ''")
+    assertDataFrameEqual(lake.read(TABLE), orders(spark, (3, "paid"), (4, "new")))
+
+
+@pytest.mark.parametrize("partition_by", [(), ("state",)])
+def test_rows_that_two_versions_do_not_share(spark: SparkSession, lake: Lake, partition_by: tuple[str, ...]) -> None:
+    """After an append, a merge that changes one row of a file of many, a delete, and a rewrite that changes nothing."""
+    table = replace(
+        TABLE, partition_by=partition_by, fields=(*TABLE.fields, Field("_file", "string", "where it came from"))
+    )
+
+    def rows(*given: tuple[int, str | None, str]) -> DataFrame:
+        return spark.createDataFrame(list(given), table.schema).coalesce(1)
+
+    first = lake.append(rows((1, "new", "f"), (2, "new", "f"), (3, None, "f")), table, Transaction("a", 1)).version
+    appended = lake.append(rows((4, "a b", "g")), table, Transaction("b", 1)).version
+    merged = lake.merge(rows((1, "paid", "h"), (2, "new", "h")), table, Transaction("c", 1)).version
+    deleted = lake.delete(table, "order = 4", Transaction("d", 1)).version
+    whole = lake.replace(lake.read(table), table, Transaction("e", 1)).version
+
+    def changed(before: int, after: int) -> list[tuple[int, str | None]]:
+        return sorted(tuple(row) for row in lake.changed(table, before, after).collect())  # type: ignore[arg-type]
+
+    assert changed(first, appended) == [(4, "a b")]
+    assert changed(appended, merged) == [(1, "new"), (1, "paid")]
+    assert changed(merged, deleted) == [(4, "a b")]
+    assert changed(deleted, whole) == []
+    assert changed(first, whole) == [(1, "new"), (1, "paid")]
+    assert changed(whole, first) == [(1, "new"), (1, "paid")]
