@@ -261,10 +261,14 @@ SMALLER_IS_BETTER = frozenset({"rmse", "mae", "mse", "log_loss", "brier"})
 
 
 class Train(Spec):
-    """The search: every point of every candidate's grid, judged by the mean of `metric` over the folds."""
+    """The search: every point of every candidate's grid, judged by the mean of `metric` over the folds.
+
+    `every` is the least time between run dates that `millrace run` trains on; None: it trains whenever there is new input.
+    """
 
     metric: str
     candidates: Annotated[dict[Name, Candidate], Field(min_length=1)]
+    every: Duration | None = None
     impute: Literal["mean", "median"] = "mean"
     seed: int = 0
 

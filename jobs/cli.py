@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import click
@@ -65,6 +65,14 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _range(command: Callable[..., None]) -> Callable[..., None]:
+    day = click.DateTime(["%Y-%m-%d"])
+    command = click.option("--to", "last", type=day, help="Its last day; default: its first.")(command)
+    return click.option("--from", "first", type=day, help="Replay a range of run dates, day by day, from this one.")(
+        command
+    )
+
+
 def _command(job: str) -> click.Command:
     def start(
         pipeline: str,
@@ -73,13 +81,32 @@ def _command(job: str) -> click.Command:
         settings: tuple[str, ...],
         force: bool,
         dry_run: bool,
+        first: datetime | None = None,
+        last: datetime | None = None,
     ) -> None:
         arguments = runtime.Arguments(
-            pipeline, environment, run_date.date() if run_date else None, settings, force, dry_run
+            pipeline, environment, _run_dates(run_date, first, last), settings, force, dry_run
         )
         sys.exit(runtime.execute(job, arguments))
 
-    return click.command(name=job, help=HELP[job])(_options(start))
+    options = _range(_options(start)) if job == "run" else _options(start)
+    return click.command(name=job, help=HELP[job])(options)
+
+
+def _run_dates(run_date: datetime | None, first: datetime | None, last: datetime | None) -> tuple[date, ...]:
+    """The run dates asked for, none where it is left to the data.
+
+    Raises:
+        click.UsageError: a range that ends before it begins, or beside a single date.
+    """
+    if first is None and last is None:
+        return (run_date.date(),) if run_date else ()
+    if run_date is not None or first is None:
+        raise click.UsageError("expected --run-date for one day, or --from and --to for a range of days.")
+    days = ((last or first) - first).days
+    if days < 0:
+        raise click.UsageError(f"--to: expected {first.date()} or a later day, found {last:%Y-%m-%d}.")
+    return tuple((first + timedelta(days=n)).date() for n in range(days + 1))
 
 
 for _job in ("run", *runtime.JOBS, "check"):

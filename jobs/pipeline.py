@@ -9,24 +9,42 @@ from jobs.runs import Outcome, Run
 
 
 def run(run: Run) -> list[Outcome]:
-    """Ingest, features, train, evaluate, promote, score, then the report.
+    """Ingest, features, train, evaluate, promote, score, then the report; features and score alone while no training is due.
 
     No job calls another: each finds its input in the ledger, so any can be run again alone. The run date is settled once the
     files are in, and stays the same for the jobs after.
     """
     outcomes = list(ingest.run(run))
     dated = replace(run, asked_run_date=run.run_date)
-    by_job = {}
-    for job in (features, train, evaluate, promote, score):
-        outcome = job.run(dated)
-        by_job[outcome.job] = outcome
-        outcomes.append(outcome)
-    unchanged = all(outcome.unchanged for outcome in outcomes)
-    page = report.write(dated)
-    outcomes.append(Outcome("report", details={"page": str(page)}, unchanged=unchanged))
-    _close(dated, by_job, unchanged)
-    dated.progress.message(f"report: {page}")
+    outcomes.append(features.run(dated))
+    if _is_due(dated):
+        decided = {job.JOB: job.run(dated) for job in (train, evaluate, promote)}
+        outcomes += decided.values()
+        outcomes.append(score.run(dated))
+        unchanged = all(outcome.unchanged for outcome in outcomes)
+        page = report.write(dated)
+        outcomes.append(Outcome("report", details={"page": page}, unchanged=unchanged))
+        _close(dated, decided, unchanged)
+        dated.progress.message(f"report: {page}")
+    else:
+        outcomes.append(score.run(dated))
     return outcomes
+
+
+def _is_due(run: Run) -> bool:
+    """Whether this run trains: when it is asked to, or the last training before it is as long ago as `train.every` says."""
+    every = run.pipeline.train.every
+    trained = [
+        stage.run_date
+        for stage in run.ledger.stages()
+        if stage.job == train.JOB and stage.run_date is not None and stage.run_date <= run.run_date
+    ]
+    if every is None or run.force or not trained or max(trained) == run.run_date:
+        return True
+    due = max(trained) + every.length
+    if run.run_date < due:
+        run.progress.message(f"train: trained on {max(trained)}, due again on {due}; the champion scores")
+    return run.run_date >= due
 
 
 def _close(run: Run, by_job: dict[str, Outcome], unchanged: bool) -> None:

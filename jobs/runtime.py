@@ -16,16 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from rich.console import Console
 
 from conf.load import Loaded, load
-from jobs import check, lease, session
+from jobs import check, lease, outages, session
 from jobs.lake import Lake
 from jobs.progress import for_console
 from jobs.runs import Ledger, Outcome, Run
@@ -46,7 +47,7 @@ class Arguments:
 
     pipeline: str
     environment: str = "local"
-    run_date: date | None = None
+    run_dates: Sequence[date] = ()  # in order; none: it is left to the data
     settings: Sequence[str] = ()
     force: bool = False
     dry_run: bool = False
@@ -57,8 +58,8 @@ def execute(job: str, arguments: Arguments) -> int:
     started = time.monotonic()
     console = Console(stderr=True)
     _log_to_standard_error(live=console.is_terminal)
-    asked = str(arguments.run_date) if arguments.run_date else None
-    summary: dict[str, Any] = {"job": job, "pipeline": None, "run_date": asked}
+    asked = arguments.run_dates[-1] if arguments.run_dates else None
+    summary: dict[str, Any] = {"job": job, "pipeline": None, "run_date": asked and str(asked)}
     storage: Storage | None = None
     loaded: Loaded | None = None
     run: Run | None = None
@@ -90,7 +91,10 @@ def execute(job: str, arguments: Arguments) -> int:
                 ):
                     lake = Lake(spark, loaded.environment.lake, may_commit=mine.require)
                     run = _run(lake, loaded, arguments, progress)
-                    outcomes = _job(job)(run)
+                    outcomes = list(_job(job)(run))
+                    for day in arguments.run_dates[1:]:
+                        run = replace(run, asked_run_date=day)
+                        outcomes += _job(job)(run)
                 summary.update(
                     _summary(outcomes, run), outcome="unchanged" if all(o.unchanged for o in outcomes) else "done"
                 )
@@ -107,10 +111,15 @@ def execute(job: str, arguments: Arguments) -> int:
         code = 1
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         summary.update(outcome="failed", error=str(error))
-    except Exception as error:  # the one place that may: whatever is left is a bug, logged once with its traceback
-        code = 1
-        log.exception("%s stopped", job)
-        summary.update(outcome="failed", error=_first_line(error))
+    except (
+        Exception
+    ) as error:  # the one place that may: what is left and no outage is a bug, logged once with its traceback
+        code, told = 1, outages.sentence(error)
+        if told is None:
+            log.exception("%s stopped", job)
+        else:
+            console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
+        summary.update(outcome="failed", error=told or _first_line(error))
     summary.update(exit_code=code, seconds=round(time.monotonic() - started, 1))
     text = json.dumps(summary, sort_keys=True, default=str)
     if loaded is not None and loaded.environment.metrics and not arguments.dry_run and job != "check":
@@ -120,10 +129,18 @@ def execute(job: str, arguments: Arguments) -> int:
         target, name = loaded.environment.metrics, loaded.pipeline.pipeline
         gauges.publish(target, name, job, code, stages, ended_at=time.time())
     if storage is not None and not arguments.dry_run:
-        storage.write(f"{folder}/{summary['run_date'] or 'none'}-{job}.json", text)
+        _keep(storage, f"{folder}/{summary['run_date'] or 'none'}-{job}.json", text)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
     return code
+
+
+def _keep(storage: Storage, path: str, text: str) -> None:
+    """Write the outcome file; a lake that cannot be written to any more does not hide what happened before."""
+    try:
+        storage.write(path, text)
+    except Py4JJavaError as error:
+        log.warning("%s: the outcome could not be written: %s", path, outages.sentence(error) or _first_line(error))
 
 
 class _Terminated(Exception):
@@ -179,7 +196,7 @@ def _run(lake: Lake, loaded: Loaded, arguments: Arguments, progress: Any) -> Run
         environment=loaded.environment,
         lake=lake,
         ledger=Ledger(lake, loaded.pipeline.pipeline),
-        asked_run_date=arguments.run_date,
+        asked_run_date=next(iter(arguments.run_dates), None),
         force=arguments.force,
         progress=progress,
     )

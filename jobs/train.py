@@ -51,7 +51,8 @@ def run(run: Run) -> Outcome:
 def _search_specs(run: Run) -> list[object]:
     """What decides the trials. The threshold is chosen after them: with another one the same trials stand."""
     spec = run.pipeline
-    return [spec.train, spec.task, spec.classes, spec.features.numeric, spec.features.categorical, spec.split.folds]
+    decisive = spec.train.model_dump(mode="json", exclude={"every"})
+    return [decisive, spec.task, spec.classes, spec.features.numeric, spec.features.categorical, spec.split.folds]
 
 
 def _inputs(run: Run, tables: Tables) -> dict[str, int]:

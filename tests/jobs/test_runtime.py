@@ -69,7 +69,7 @@ def test_an_outcome_is_printed_and_kept(
 ) -> None:
     """The summary line and the file under ops/outcomes are the same object."""
     job(lambda run: Outcome("features", 10, 9, outputs={"gold/parcels_features": 3}))
-    code = execute("features", arguments(folder, run_date=runtime.date(2024, 4, 1)))
+    code = execute("features", arguments(folder, run_dates=(runtime.date(2024, 4, 1),)))
 
     found = summary(capsys)
     kept = json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-features.json").read_text())
@@ -106,7 +106,7 @@ def test_how_a_job_ends_decides_the_exit_code(
         raise error
 
     job(fail)
-    assert execute("features", arguments(folder, run_date=runtime.date(2024, 4, 1))) == code
+    assert execute("features", arguments(folder, run_dates=(runtime.date(2024, 4, 1),))) == code
     output = capsys.readouterr()
     found = json.loads(output.out.strip().splitlines()[-1])
     assert found == json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-features.json").read_text())
@@ -115,6 +115,20 @@ def test_how_a_job_ends_decides_the_exit_code(
     assert str(error) in found["error"]
     assert ("Traceback" in output.err) == (code == 1)
     assert [path for path in (folder / "lake/ops/leases").rglob("*") if path.is_file()] == []
+
+
+def test_wrong_sql_leaves_its_outcome_but_to_a_check(
+    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A scheduler learns from it that the same would come out again; `check` writes nothing."""
+    (folder / "parcels.yaml").write_text(deliveries.PIPELINE.replace("weight_kg < 1000", "weight < 1000"))
+    assert execute("check", arguments(folder)) == 2
+    assert not (folder / "lake").exists()
+
+    assert execute("train", arguments(folder, run_dates=(runtime.date(2024, 4, 1),))) == 2
+    kept = json.loads((folder / "lake/ops/outcomes/parcels/2024-04-01-train.json").read_text())
+    assert (kept["exit_code"], kept["outcome"]) == (2, "failed")
+    assert kept == summary(capsys)
 
 
 def test_prometheus_is_told_how_a_command_ended(
@@ -135,7 +149,7 @@ def test_prometheus_is_told_how_a_command_ended(
         return {(s.name, s.labels["pipeline"], s.labels["job"], s.value) for s in samples if s.name in shown}
 
     def told(target: str, **changes: Any) -> Arguments:
-        changes = {"run_date": runtime.date(2024, 4, 1), **changes}
+        changes = {"run_dates": (runtime.date(2024, 4, 1),), **changes}
         return arguments(folder, settings=[f"environment.metrics={target}"], **changes)
 
     to_file = told(f"{folder}/millrace.prom")
@@ -197,3 +211,52 @@ def test_every_job_is_a_command_with_the_same_options(name: str) -> None:
 @pytest.mark.quick
 def test_an_unknown_option_exits_2() -> None:
     assert CliRunner().invoke(cli, ["run", "conf/flights.yaml", "--fast"]).exit_code == 2
+
+
+def test_a_range_of_run_dates_is_replayed_in_order(
+    spark: SparkSession, folder: Path, capsys: pytest.CaptureFixture[str], job: Callable[..., None]
+) -> None:
+    """The job runs once a day; the summary counts all of them and carries the last date."""
+    seen = []
+
+    def body(run: Run) -> Outcome:
+        seen.append(str(run.run_date))
+        return Outcome("features", 10, 9)
+
+    job(body)
+    given = [
+        str(folder / "parcels.yaml"),
+        "--env",
+        str(folder / "lake.yaml"),
+        "--from",
+        "2024-02-28",
+        "--to",
+        "2024-03-01",
+    ]
+
+    code = CliRunner().invoke(cli, ["run", *given]).exit_code
+
+    kept = json.loads((folder / "lake/ops/outcomes/parcels/2024-03-01-run.json").read_text())
+    assert (code, seen) == (0, ["2024-02-28", "2024-02-29", "2024-03-01"])
+    assert (kept["rows_in"], kept["rows_out"], kept["run_date"]) == (30, 27, "2024-03-01")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["--to", "2024-03-01"], "expected --run-date for one day, or --from and --to for a range of days."),
+        (
+            ["--from", "2024-03-01", "--run-date", "2024-03-01"],
+            "expected --run-date for one day, or --from and --to for a range of days.",
+        ),
+        (
+            ["--from", "2024-03-02", "--to", "2024-03-01"],
+            "--to: expected 2024-03-02 or a later day, found 2024-03-01.",
+        ),
+    ],
+)
+def test_a_range_that_is_none_is_a_sentence(given: list[str], problem: str) -> None:
+    """Before anything is read."""
+    done = CliRunner().invoke(cli, ["run", "parcels", *given])
+
+    assert (done.exit_code, done.output.splitlines()[-1]) == (2, f"Error: {problem}")

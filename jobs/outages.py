@@ -1,0 +1,45 @@
+"""What the surroundings of a run did to it (a store, HDFS, a disk, the cluster), told from the JVM's exception as a sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+AGAIN = "The same command goes on from what was committed."
+_PATH = r"(?P<path>[a-z0-9]+:/[^\s:,]+)"
+
+# Pattern in the text of the exception and its causes -> the sentence. The first that is found counts.
+_SENTENCES: Mapping[re.Pattern[str], str] = {
+    re.compile(
+        rf"AccessDeniedException: {_PATH}"
+    ): "{path}: the store refused access (403). Expected to read and write there."
+    f" Check the credentials of this process and the bucket's policy. {AGAIN}",
+    re.compile(
+        r"AccessControlException: (?P<path>[^\n]+)"
+    ): f"The file system refused access: {{path}}. Check this user's rights. {AGAIN}",
+    re.compile(
+        rf"UnknownStoreException: {_PATH}"
+    ): "{path}: there is no such bucket. Check `raw` and `lake` in the environment file.",
+    re.compile(
+        r"No space left on device"
+    ): f"A disk is full (of the lake, or of spark.local.dir, which shuffles write to). Make room. {AGAIN}",
+    re.compile(
+        rf"(AWSServiceThrottledException|AWSStatus500Exception|AWSServiceIOException|AWSApiCallTimeoutException|AWSClientIOException)[^\n]*?{_PATH}"
+    ): f"{{path}}: the store did not answer, or answered with errors, until S3A gave up trying. Look at the store. {AGAIN}",
+    re.compile(
+        r"(ConnectException|UnknownHostException|NoRouteToHostException|ConnectTimeoutException|SocketTimeoutException): (?P<path>[^\n]+)"
+    ): f"Something that the run needs cannot be reached: {{path}}. Check addresses and network. {AGAIN}",
+    re.compile(
+        r"SparkContext was shut down|cancelled because SparkContext"
+    ): f"Spark was stopped while jobs ran. {AGAIN}",
+}
+
+
+def sentence(error: BaseException) -> str | None:
+    """The sentence for an exception that came through the JVM, None for one that the surroundings are not to blame for."""
+    text = getattr(error, "_stackTrace", None) or str(error)
+    for pattern, told in _SENTENCES.items():
+        found = pattern.search(text)
+        if found:
+            return told.format(**{name: value.rstrip(" .;") for name, value in found.groupdict().items()})
+    return None
