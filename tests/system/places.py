@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,16 @@ from tests.system.hadoop import hadoop
 from tests.system.tracking import tracking_server
 
 ROOT = Path(__file__).resolve().parents[2]
+SECRET = stores.SECRET.encode()
 SMALL = {"spark.sql.shuffle.partitions": "2"}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A pipeline file, its raw files, and how long one run of it may take."""
+    """A pipeline file, its raw files, and the memory of a driver and of each executor."""
 
     pipeline: Path
     raw: Path
-    seconds: int
     memory: str = "1g"
 
 
@@ -46,6 +47,7 @@ class Ran:
 
 
 Run = Callable[[], Ran]
+Heard = Callable[[str], None]
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def folder_of_this_machine(work: Workload, folder: Path) -> Iterator[Run]:
     environment = _environment(folder, raw=str(work.raw), lake=str(folder / "lake"))
 
     def run() -> Ran:
-        said = _said(_cli(work, environment), work, {})
+        said = _said(_cli(work, environment), {})
         return Ran(said, _summary(said), lakes.tables(folder / "lake"))
 
     yield run
@@ -64,18 +66,18 @@ def folder_of_this_machine(work: Workload, folder: Path) -> Iterator[Run]:
 def object_store(work: Workload, folder: Path) -> Iterator[Run]:
     """Local mode, raw files and lake on a store, models on it by way of a server. The credentials are found nowhere."""
     with _store(work, folder) as (store, environment):
-        yield _on_store(store, work, _cli(work, environment))
+        yield _on_store(store, folder, _cli(work, environment))
 
 
 @contextmanager
-def standalone_cluster(work: Workload, folder: Path) -> Iterator[Run]:
+def standalone_cluster(work: Workload, folder: Path, heard: Heard = lambda line: None) -> Iterator[Run]:
     """Two workers in processes of their own, started by spark-submit; raw files and lake on a store."""
     with _store(work, folder) as (store, environment), standalone(folder, work.memory) as master:
         cluster_package.write(folder / "package", ["delta", "s3"])
         command = cluster_package.command("standalone", folder / "package")
         command = [master if word == cluster_package.STANDALONE else word for word in command]
         sizes = ["--conf", "spark.cores.max=2", "--executor-memory", work.memory, "--driver-memory", work.memory]
-        yield _on_store(store, work, _submit(command, sizes, work.pipeline, environment))
+        yield _on_store(store, folder, _submit(command, sizes, work.pipeline, environment), heard)
 
 
 @contextmanager
@@ -93,7 +95,7 @@ def yarn(work: Workload, folder: Path) -> Iterator[Run]:
         line = _submit(command, sizes, Path(work.pipeline.name), Path(environment.name))
 
         def run() -> Ran:
-            said = _said(line, work, cluster.environment)
+            said = _said(line, cluster.environment)
             copy = Path(tempfile.mkdtemp(dir=folder)) / "lake"
             cluster.download(f"{cluster.root}/lake", copy)
             # The driver's output stays in its container.
@@ -108,14 +110,18 @@ def _store(work: Workload, folder: Path) -> Iterator[tuple[stores.Store, Path]]:
     """A store that holds the raw files, and the environment file that names it."""
     with stores.object_store() as store, tracking_server(folder / "mlflow") as mlflow:
         store.upload(work.raw)
-        yield store, _environment(folder, raw="s3a://raw", lake="s3a://lake", mlflow=mlflow, spark=store.spark)
+        (folder / "events").mkdir()
+        spark = store.spark | {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(folder / "events")}
+        yield store, _environment(folder, raw="s3a://raw", lake="s3a://lake", mlflow=mlflow, spark=spark)
 
 
-def _on_store(store: stores.Store, work: Workload, command: list[str]) -> Run:
+def _on_store(store: stores.Store, folder: Path, command: list[str], heard: Heard = lambda line: None) -> Run:
     def run() -> Ran:
-        said = _said(command, work, stores.CREDENTIALS)
+        said = _said(command, stores.CREDENTIALS, heard)
+        # Neither in the log nor in tables, models, reports and leases; nor in MLflow's database and Spark's event log.
         assert stores.SECRET not in said
         assert store.holding(stores.SECRET) == []
+        assert [file for file in sorted(folder.rglob("*")) if file.is_file() and SECRET in file.read_bytes()] == []
         return Ran(said, _summary(said), store.tables())
 
     return run
@@ -149,11 +155,23 @@ def _submit(command: list[str], sizes: list[str], pipeline: Path, environment: P
     return [*command[:-1], *sizes, command[-1], "run", str(pipeline), "--env", str(environment)]
 
 
-def _said(command: list[str], work: Workload, environment: dict[str, str]) -> str:
-    """Standard output and error of a run that ends with exit code 0."""
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=work.seconds,
+def _said(command: list[str], environment: dict[str, str], heard: Heard = lambda line: None) -> str:
+    """Standard error and output of a run that ends with exit code 0; `heard` is told each line of its log as it comes."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", **environment},
     )  # fmt: skip
-    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    return done.stderr + done.stdout
+    try:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            heard(line)
+        # The summary, which fits into the pipe.
+        output, _ = process.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    said = "".join(lines)
+    assert process.returncode == 0, (said + output)[-8000:]
+    return said + output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ class Store:
 @contextmanager
 def object_store() -> Iterator[Store]:
     """A store that ends with the block."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line for every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -30,7 +30,7 @@ def parcels(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     folder = tmp_path_factory.mktemp("parcels")
     deliveries.write(folder / "raw", rows=1_500)
     (folder / "parcels.yaml").write_text(deliveries.PIPELINE)
-    return Workload(folder / "parcels.yaml", folder / "raw", seconds=400)
+    return Workload(folder / "parcels.yaml", folder / "raw")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,15 @@ def parcels_here(parcels: Workload, tmp_path_factory: pytest.TempPathFactory) ->
         return run()
 
 
-@pytest.mark.parametrize("place", [places.object_store, places.standalone_cluster, places.yarn])
+@pytest.mark.parametrize(
+    "place",
+    [
+        places.object_store,
+        pytest.param(places.standalone_cluster, marks=pytest.mark.system),
+        pytest.param(places.yarn, marks=pytest.mark.system),
+    ],
+)
+@pytest.mark.timeout(1800)
 def test_a_small_pipeline_is_the_same_everywhere(
     parcels: Workload, parcels_here: Ran, place: Place, tmp_path: Path
 ) -> None:
