@@ -20,9 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -32,24 +29,9 @@ from jobs.delivery import Delivery, tables
 from jobs.lake import Lake
 from jobs.runs import Ledger, Run
 from scripts import paired
+from scripts.raw_flights import COLUMNS, write_files
 from transforms import contracts
 
-FLIGHTS = Path(__file__).resolve().parents[2] / "data" / "raw" / "flights"
-COLUMNS = {
-    "year": "int!",
-    "month": "int!",
-    "day": "int!",
-    "carrier": "string!",
-    "flight": "int!",
-    "tailnum": "string",
-    "origin": "string!",
-    "dest": "string!",
-    "time_hour": "timestamp!",
-    "dep_delay": "double",
-    "arr_delay": "double",
-    "air_time": "double",
-    "distance": "double!",
-}
 COPIES = {"small": 6, "full": 36}  # of the 336,776 flights
 TARGETS = {"without_duplicates": 0.8, "with_duplicates": 0.65}
 PIPELINE = {
@@ -80,23 +62,6 @@ class Seconds:
     distinct: list[float]
     peer: list[float]
     parquet: list[float]
-
-
-def write_files(raw: Path, copies: int) -> int:
-    """The months of flights `copies` times; each copy adds 10,000 to the flight numbers. Returns the rows."""
-    (raw / "flights").mkdir(parents=True)
-    rows = 0
-    for month in sorted(FLIGHTS.glob("*.csv")):
-        options = pacsv.ConvertOptions(include_columns=list(COLUMNS), column_types=dict.fromkeys(COLUMNS, pa.string()))
-        table = pacsv.read_csv(month, convert_options=options)
-        number = pc.cast(table["flight"], pa.int64())
-        for copy in range(copies):
-            moved = pc.cast(pc.add(number, 10_000 * copy), pa.string())
-            made = table.set_column(table.column_names.index("flight"), "flight", moved)
-            quoting = pacsv.WriteOptions(quoting_style="none")
-            pacsv.write_csv(made, raw / "flights" / f"{month.stem}-copy{copy}.csv", quoting)
-            rows += made.num_rows
-    return rows
 
 
 class Sides:
