@@ -54,4 +54,4 @@ def _without_figures(value: Any, kind: pa.DataType, found: list[float]) -> Any:
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         found += value or []
         return len(value or [])
-    return value
+    return sorted(value) if pa.types.is_map(kind) and value else value
