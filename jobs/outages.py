@@ -30,6 +30,9 @@ _SENTENCES: Mapping[re.Pattern[str], str] = {
         r"(ConnectException|UnknownHostException|NoRouteToHostException|ConnectTimeoutException|SocketTimeoutException): (?P<path>[^\n]+)"
     ): f"Something that the run needs cannot be reached: {{path}}. Check addresses and network. {AGAIN}",
     re.compile(
+        r"FAILED_READ_FILE\.FILE_NOT_EXIST\] Encountered error while reading file (?P<path>[^\n]+?)\. File does not exist"
+    ): "{path}: a file of a table is gone. Restore it, or run the job that wrote the table with --force.",
+    re.compile(
         r"SparkContext was shut down|cancelled because SparkContext"
     ): f"Spark was stopped while jobs ran. {AGAIN}",
 }
