@@ -21,11 +21,10 @@ DATA = (".yaml", ".lock", ".xml", ".txt", ".properties", ".jinja", ".css")
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same code makes the same bytes
 PYTHON = str(ROOT / ".venv/bin/python")
 UNPACKED = "./environment/bin/python"
-STANDALONE = "spark://HOST:7077"
 # Where a job runs -> what spark-submit is told of it.
 PLACES = {
     "local": ("--master", "local[*]"),
-    "standalone": ("--master", STANDALONE),
+    "standalone": ("--master", "spark://HOST:7077"),
     "yarn-client": ("--master", "yarn", "--deploy-mode", "client"),
     "yarn-cluster": ("--master", "yarn", "--deploy-mode", "cluster"),
 }
@@ -65,14 +64,16 @@ def write(folder: Path, groups: Sequence[str]) -> None:
             shutil.copy(jar, folder / "jars")
 
 
-def command(place: str, folder: Path, *, has_environment: bool = False) -> list[str]:
+def command(place: str, folder: Path, *, master: str | None = None, has_environment: bool = False) -> list[str]:
     """The words of spark-submit up to the job's own: `run PIPELINE`, `ingest PIPELINE`, ...
 
     Args:
         place: one of `PLACES`.
+        master: its address, where that is known.
         has_environment: machines unpack the Python packages that were packed; else all of them have this folder's `.venv`.
     """
-    words = [str(ROOT / ".venv/bin/spark-submit"), *PLACES[place]]
+    option, address, *more = PLACES[place]
+    words = [str(ROOT / ".venv/bin/spark-submit"), option, master or address, *more]
     words += ["--py-files", str(folder / "millrace.zip")]
     words += ["--jars", ",".join(str(jar) for jar in sorted((folder / "jars").iterdir()))]
     if has_environment and place != "local":

@@ -82,8 +82,7 @@ def main() -> int:
         cluster_package.write(folder / "package", ["delta"])
         found: dict[str, Any] = {}
         with standalone(folder, "4g") as master:
-            words = cluster_package.command("standalone", folder / "package")
-            words = [master if word == cluster_package.STANDALONE else word for word in words]
+            words = cluster_package.command("standalone", folder / "package", master=master)
             sizes = [
                 "--executor-memory",
                 MEMORY,

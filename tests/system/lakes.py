@@ -9,6 +9,11 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
+# What differs between two runs by nature: clocks, seconds, and MLflow's run ids in the details; between two places what says which
+# content a file has too, for which a store has its own words.
+CLOCKS = ("recorded_at", "seconds", "details", "inputs", "outputs")
+APART = (*CLOCKS, "etag", "manifest", "fingerprint")
+
 
 def tables(lake: Path) -> dict[str, pa.Table]:
     """Every Delta table of a lake by its folder, `_` columns left out."""

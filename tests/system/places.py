@@ -19,7 +19,7 @@ import yaml
 
 from scripts import cluster_package
 from tests.models.exact.standalone import standalone
-from tests.system import lakes, stores
+from tests.system import deliveries, lakes, stores
 from tests.system.hadoop import hadoop
 from tests.system.tracking import tracking_server
 
@@ -35,6 +35,13 @@ class Workload:
     pipeline: Path
     raw: Path
     memory: str = "1g"
+
+
+def parcels(folder: Path) -> Workload:
+    """The small pipeline of `deliveries` with its raw files, written to a folder."""
+    deliveries.write(folder / "raw", rows=1_500)
+    (folder / "parcels.yaml").write_text(deliveries.PIPELINE)
+    return Workload(folder / "parcels.yaml", folder / "raw")
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,7 @@ def standalone_cluster(work: Workload, folder: Path, heard: Heard = lambda line:
     """Two workers in processes of their own, started by spark-submit; raw files and lake on a store."""
     with _store(work, folder) as (store, environment), standalone(folder, work.memory) as master:
         cluster_package.write(folder / "package", ["delta", "s3"])
-        command = cluster_package.command("standalone", folder / "package")
-        command = [master if word == cluster_package.STANDALONE else word for word in command]
+        command = cluster_package.command("standalone", folder / "package", master=master)
         sizes = ["--conf", "spark.cores.max=2", "--executor-memory", work.memory, "--driver-memory", work.memory]
         yield _on_store(store, folder, _submit(command, sizes, work.pipeline, environment), heard)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import deliveries, places
+from tests.system import places
 from tests.system.places import Ran, Workload
 from tests.system.test_places import assert_same
 
@@ -17,10 +17,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
 @pytest.fixture(scope="module")
 def parcels(tmp_path_factory: pytest.TempPathFactory) -> Workload:
-    folder = tmp_path_factory.mktemp("parcels")
-    deliveries.write(folder / "raw", rows=1_500)
-    (folder / "parcels.yaml").write_text(deliveries.PIPELINE)
-    return Workload(folder / "parcels.yaml", folder / "raw")
+    return places.parcels(tmp_path_factory.mktemp("parcels"))
 
 
 @pytest.fixture(scope="module")

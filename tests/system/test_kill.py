@@ -19,9 +19,6 @@ from tests.system import deliveries, lakes
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ("ingest.parcels", "features", "train", "evaluate", "promote", "score")
 
-# What differs between two runs by nature: clocks, seconds, and MLflow's run ids in the details.
-CLOCKS = ("recorded_at", "seconds", "details", "inputs", "outputs")
-
 # Several whole runs each: on a busy machine they take longer than the limit of other tests.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
@@ -78,7 +75,7 @@ def same_lakes(left: Path, right: Path) -> None:
     ours, theirs = lakes.tables(left), lakes.tables(right)
     assert sorted(ours) == sorted(theirs)
     for name, table in ours.items():
-        assert lakes.checksum(table, CLOCKS) == lakes.checksum(theirs[name], CLOCKS), name
+        assert lakes.checksum(table, lakes.CLOCKS) == lakes.checksum(theirs[name], lakes.CLOCKS), name
 
 
 def test_killed_between_all_jobs(folder: Path) -> None:

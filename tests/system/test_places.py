@@ -14,23 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.system import deliveries, lakes, places
+from tests.system import lakes, places
 from tests.system.places import Ran, Run, Workload
 
 Place = Callable[[Workload, Path], AbstractContextManager[Run]]
 
-# What differs by nature: clocks, and what says which content a file has, for which a store has its own words.
-APART = ("recorded_at", "seconds", "details", "inputs", "outputs", "etag", "manifest", "fingerprint")
 # Tables that hold figures of models. Rows are told apart by what is not a figure.
 MEASURED = ("trials", "out_of_fold", "metrics", "curves", "predictions", "releases", "stages")
 
 
 @pytest.fixture(scope="module")
 def parcels(tmp_path_factory: pytest.TempPathFactory) -> Workload:
-    folder = tmp_path_factory.mktemp("parcels")
-    deliveries.write(folder / "raw", rows=1_500)
-    (folder / "parcels.yaml").write_text(deliveries.PIPELINE)
-    return Workload(folder / "parcels.yaml", folder / "raw")
+    return places.parcels(tmp_path_factory.mktemp("parcels"))
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +59,11 @@ def assert_same(ours: Mapping[str, pa.Table], theirs: Mapping[str, pa.Table], *,
     """The same tables with the same rows in any order; figures of models within a relative distance."""
     assert ours.keys() == theirs.keys()
     exact = [name for name in theirs if not any(word in name for word in MEASURED)]
-    assert {name: lakes.checksum(ours[name], APART) for name in exact} == {
-        name: lakes.checksum(theirs[name], APART) for name in exact
+    assert {name: lakes.checksum(ours[name], lakes.APART) for name in exact} == {
+        name: lakes.checksum(theirs[name], lakes.APART) for name in exact
     }
     for name in theirs.keys() - set(exact):
-        found, expected = (lakes.figures(tables[name], APART) for tables in (ours, theirs))
+        found, expected = (lakes.figures(tables[name], lakes.APART) for tables in (ours, theirs))
         assert [words for words, _ in found] == [words for words, _ in expected], name
         for (words, mine), (_, other) in zip(found, expected, strict=True):
             np.testing.assert_allclose(mine, other, rtol=measured_to, atol=1e-12, err_msg=f"{name}: {words}")

@@ -18,7 +18,6 @@ from tests.system.proxy import Fault, Proxy, in_front_of
 from tests.system.stores import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-APART = ("recorded_at", "seconds", "details", "inputs", "outputs", "etag", "manifest", "fingerprint")
 JOBS = """
 import sys
 from jobs.runtime import Arguments, execute
@@ -92,7 +91,7 @@ def run(folder: Path, settings: Path, seconds: int = 400) -> subprocess.Complete
 
 
 def checksums(tables: dict[str, object]) -> dict[str, tuple[int, str]]:
-    return {name: lakes.checksum(table, APART) for name, table in tables.items()}  # type: ignore[arg-type]
+    return {name: lakes.checksum(table, lakes.APART) for name, table in tables.items()}  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", FAULTS)
