@@ -26,7 +26,7 @@ from pyspark.sql.types import NumericType
 
 from models import any_estimator
 from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
-from models.exact.driver import choice, search, stages
+from models.exact.driver import choice, moments, search, stages
 from models.exact.driver.cells import Cells
 from models.exact.driver.maps import Maps
 from models.exact.driver.raw_design import NoRecipe, RawDesign, raw_design
@@ -65,7 +65,7 @@ def reason_against(way: Route, evaluator: Evaluator | None, *, insist: bool = Fa
 def too_wide(features: int, folds: Folds) -> str | None:
     """Why so many features go the general path, None where they fit."""
     cells = (folds.count + 1) * (folds.count + 1 if folds.train_from else 1)
-    if cells * (features + 1) ** 2 * 8 <= MOMENTS_BYTES:
+    if moments.size(features, cells) <= MOMENTS_BYTES:
         return None
     return f"the moments of {features} features in {cells} cells of rows take more than {MOMENTS_BYTES >> 20} MiB"
 
@@ -126,9 +126,11 @@ def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) ->
     folds = Folds(1, _FOLD)
     last: Any = way.last
     any_estimator.check_values(last)
-    if too_wide(search.width(features, last.getFeaturesCol()), folds):
+    width = search.width(features, last.getFeaturesCol())
+    if too_wide(width, folds):
         return None
-    with search.opened(features.withColumn(_FOLD, F.lit(-1)), folds, [last], None, on_pass=on_pass) as opened:
+    rows = features.withColumn(_FOLD, F.lit(-1))
+    with search.opened(rows, folds, [last], None, width=width, on_pass=on_pass) as opened:
         solution = opened.whole(0)
     model = search.model_of(last, solution, features)
     return way.model(list(memo.values()), model)
@@ -225,14 +227,17 @@ class _Group:
         lasts: list[Any] = [way.last for way in self.routes]
         try:
             any_estimator.check_values(lasts[0])
-            reason = None if maps else too_wide(search.width(rows, lasts[0].getFeaturesCol()), self.folds)
+            width = maps.raw.size if maps and maps.raw else search.width(rows, lasts[0].getFeaturesCol())
+            reason = None if maps else too_wide(width, self.folds)
             if reason:
                 if every_row:
                     self.folds.check(rows)
                 yield from self._general(rows, fitted, todo, reason)
                 return
             # Workers may hold every slot: nothing else runs in Spark, and no fit is handed over, until they are let go.
-            with search.opened(rows, self.folds, lasts, self.evaluator, maps=maps, on_pass=self.on_pass) as opened:
+            with search.opened(
+                rows, self.folds, lasts, self.evaluator, width=width, maps=maps, on_pass=self.on_pass
+            ) as opened:
                 if every_row and not Cells.of(self.folds).are_folds(opened.filled):
                     raise ModelError(
                         "A part of a fold has no row of positive weight: use fewer folds, or check the weights."

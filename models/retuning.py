@@ -41,7 +41,7 @@ def statistics(search: Search, frame: DataFrame, how_folded: Mapping[str, Any]) 
     reason = exact_estimator.too_wide(width, search.folds)
     if reason:
         raise ModelError(f"Statistics of these rows cannot be kept: {reason}.")
-    with exact_search.opened(features, search.folds, [last], search.evaluator) as opened:
+    with exact_search.opened(features, search.folds, [last], search.evaluator, width=width) as opened:
         assert isinstance(opened, LinearSearch)
         read = {"features": _names(features, last.getFeaturesCol(), width), "keyType": _key_type(frame, how_folded)}
         return Statistics(opened.by_cell, {**_columns(first), **how_folded, **read})

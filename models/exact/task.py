@@ -18,6 +18,7 @@ from models.exact.worker.answers import Rows
 from models.exact.worker.blocks import Blocks
 from models.exact.worker.loading import load
 
+PART = 4 * 2**20  # bytes of a row: Spark copies rows, and holds a copy twice as long while it grows
 Requests = Sequence[tuple[str, Mapping[str, Any]]]
 
 
@@ -48,24 +49,26 @@ def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: L
 
 
 def answer(batches: Iterator[pa.RecordBatch], *, requests: Requests, limits: Limits) -> Iterator[pa.RecordBatch]:
-    """A task of a job of one pass: yields its number and the packed answer to the last request, after those before it."""
+    """A task of a job of one pass: yields its number and the packed answer to the last request, after those before it, in parts."""
     context = TaskContext.get()
     assert context is not None
     number = context.partitionId()
     with threadpool_limits(context.cpus()):
         rows = Rows(lambda: _load(batches, number, limits))
         *_, last = (rows.answer(kernel, request) for kernel, request in requests)
-    yield _row(number, b"".join(wire.pack(last)))
+    reply = b"".join(wire.pack(last))
+    for part, start in enumerate(range(0, len(reply), PART)):
+        yield _row(number, part, reply[start : start + PART])
 
 
-def _row(number: int, reply: bytes) -> pa.RecordBatch:
+def _row(number: int, part: int, reply: bytes) -> pa.RecordBatch:
     """One row, from buffers: pyarrow's constructors would import pandas, for which a new worker takes a second."""
-    numbers, offsets = np.array([number], dtype=np.int64), np.array([0, len(reply)], dtype=np.int32)
+    offsets = np.array([0, len(reply)], dtype=np.int32)
     columns = [
-        pa.Array.from_buffers(pa.int64(), 1, [None, pa.py_buffer(numbers)]),
+        *(pa.Array.from_buffers(pa.int64(), 1, [None, pa.py_buffer(np.array([at]))]) for at in (number, part)),
         pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(reply)]),
     ]
-    return pa.RecordBatch.from_arrays(columns, ["worker", "answer"])
+    return pa.RecordBatch.from_arrays(columns, ["worker", "part", "answer"])
 
 
 def _load(batches: Iterator[pa.RecordBatch], number: int, limits: Limits) -> Blocks:

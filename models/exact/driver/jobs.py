@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from pyspark.sql import DataFrame
@@ -43,9 +44,10 @@ class JobPasses:
             self._settings.append((kernel, request))
             return []
         answer = partial(task.answer, requests=[*self._settings, (kernel, request)], limits=self._limits)
-        rows = self._rows.mapInArrow(answer, "worker long, answer binary").collect()
-        ordered = sorted(rows, key=lambda row: int(row["worker"]))
-        return checked(kernel, [wire.unpack(row["answer"]) for row in ordered])
+        rows = self._rows.mapInArrow(answer, "worker long, part long, answer binary").collect()
+        ordered = sorted(rows, key=lambda row: (row["worker"], row["part"]))
+        replies = (b"".join(row["answer"] for row in parts) for _, parts in groupby(ordered, lambda row: row["worker"]))
+        return checked(kernel, [wire.unpack(reply) for reply in replies])
 
     def close(self) -> None:
         """Let the rows go."""

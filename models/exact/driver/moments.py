@@ -120,6 +120,11 @@ class Moments:
         )
 
 
+def size(width: int, cells: int) -> int:
+    """Bytes of the comoments of so many columns and a label: nearly all that moments of so many cells take."""
+    return cells * (width + 1) ** 2 * 8
+
+
 def of_passes(passes: Passes, cells: int, *, weighted: bool = True) -> list[Moments | None]:
     """Moments by cell number, by one pass over the rows; `weighted` as the kernel `moments` takes it."""
     return of_replies(passes.run("moments", {"weighted": weighted}), cells)

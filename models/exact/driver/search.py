@@ -13,7 +13,7 @@ from pyspark.ml.regression import LinearRegression
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from models.exact.driver import native
+from models.exact.driver import moments, native
 from models.exact.driver.cells import Cells, Flags
 from models.exact.driver.linear_search import LinearSearch, is_weighted
 from models.exact.driver.logistic_search import LogisticSearch
@@ -51,6 +51,7 @@ def opened(
     estimators: Sequence[Estimator[Any]],
     evaluator: Evaluator | None,
     *,
+    width: int,
     maps: Maps | None = None,
     on_pass: OnPass | None = None,
 ) -> Iterator[Search]:
@@ -60,6 +61,7 @@ def opened(
         frame: features, label, weight and the fold columns.
         estimators: one for each grid point, all of one class and with the same columns.
         evaluator: None where only models of all rows are wanted.
+        width: columns of the raw design; without one, of the features.
         maps: from a raw design to the features; without, the estimators' column has the features.
         on_pass: called after each pass with its number and how many models still move.
     """
@@ -68,7 +70,8 @@ def opened(
     is_linear = isinstance(first, LinearRegression)
     raw = maps.raw if maps else None
     frame, design = _design(frame, first) if raw is None else _raw_design(frame, first, raw)
-    with open_passes(frame, cells, design, several=not is_linear) as passes:
+    reply = moments.size(width, cells.count) if is_linear else 0
+    with open_passes(frame, cells, design, several=not is_linear, reply=reply) as passes:
         if is_linear:
             yield LinearSearch(passes, cells, estimators, evaluator, maps)  # type: ignore[arg-type]
         else:

@@ -22,6 +22,9 @@ from models.exact.task import Limits
 
 ENCRYPTION = ("spark.network.crypto.enabled", "spark.ssl.rpc.enabled", "spark.io.encryption.enabled")
 REPLIES_PER_SLOT = 4  # partitions beyond this many a slot are read together: each sends sums to the driver
+# A reply beyond this comes over a socket: in the result of a job it would lie in the driver's JVM several times.
+LARGE_REPLY = 16 * 2**20
+REPLIES = 2**29  # bytes of all replies to a pass: partitions beyond this are read together as well
 _DENSE = 1  # kind of a vector, as VectorUDT stores it
 log = logging.getLogger(__name__)
 
@@ -57,19 +60,23 @@ class Workers:
     Args:
         rows: what `worker.loading` reads.
         several: whether there will be more than one pass.
+        reply: bytes of the largest reply, as far as it is known.
         connect_seconds: how long workers may take to connect before passes become jobs.
     """
 
-    def __init__(self, rows: DataFrame, limits: Limits, *, several: bool, connect_seconds: float) -> None:
-        self._rows, self._limits = rows, limits
+    def __init__(self, rows: DataFrame, limits: Limits, *, several: bool, reply: int, connect_seconds: float) -> None:
+        self._rows, self._limits, self._several = rows, limits, several
+        self._most = max(1, REPLIES // max(1, reply))
         self._passes: BarrierPasses | JobPasses
-        if not several:
-            self._passes = JobPasses(_few(rows), limits, persist=False)
+        if not several and reply <= LARGE_REPLY:
+            self._passes = JobPasses(_few(rows, self._most), limits, persist=False)
             return
         reason = _obstacle(rows)
         if reason is None:
             try:
-                self._passes = BarrierPasses(partial(_fitted, rows), limits, connect_seconds=connect_seconds)
+                self._passes = BarrierPasses(
+                    partial(_fitted, rows, self._most), limits, connect_seconds=connect_seconds
+                )
                 return
             except Unavailable as error:
                 reason = str(error)
@@ -96,9 +103,10 @@ class Workers:
         self.close()
 
     def _jobs(self, reason: str, before: BarrierPasses | None = None) -> JobPasses:
-        log.warning("Each pass over the data is a Spark job of its own, which is slower, because %s.", reason)
+        if self._several:
+            log.warning("Each pass over the data is a Spark job of its own, which is slower, because %s.", reason)
         settings = before.settings if before else ()
-        return JobPasses(_few(self._rows), self._limits, persist=True, settings=settings)
+        return JobPasses(_few(self._rows, self._most), self._limits, persist=self._several, settings=settings)
 
 
 def open_passes(
@@ -107,13 +115,15 @@ def open_passes(
     design: Design,
     *,
     several: bool = True,
+    reply: int = 0,
     memory: int | None = None,
     connect_seconds: float = CONNECT_SECONDS,
 ) -> Workers:
     """Workers over the rows of a frame that has the fold columns.
 
     Args:
-        several: whether there will be more than one pass; for one, rows are neither kept nor moved.
+        several: whether there will be more than one pass; for one with small replies, rows are neither kept nor moved.
+        reply: bytes of the largest reply of a worker, where it may be large.
         memory: bytes of rows that a worker may hold; None for half of what its machine or container has to spare.
         connect_seconds: how long workers may take to connect, once they could run, before each pass becomes a job.
     """
@@ -129,7 +139,7 @@ def open_passes(
     conf = frame.sparkSession.sparkContext.getConf()
     spill = conf.get("spark.io.encryption.enabled", "false") != "true"
     limits = Limits(design.levels, max(1, _slots(frame) // _executors(frame)), spill, memory)
-    return Workers(rows, limits, several=several, connect_seconds=connect_seconds)
+    return Workers(rows, limits, several=several, reply=reply, connect_seconds=connect_seconds)
 
 
 def _obstacle(rows: DataFrame) -> str | None:
@@ -146,19 +156,20 @@ def _obstacle(rows: DataFrame) -> str | None:
     return None
 
 
-def _fitted(rows: DataFrame) -> DataFrame:
-    """The rows in as many partitions as can run at once: as they are where they fit, else dealt out evenly.
+def _fitted(rows: DataFrame, most: int) -> DataFrame:
+    """The rows in as many partitions as can run at once, and no more than `most`: as they are where they fit, else dealt out evenly.
 
     A stage cannot coalesce before a barrier (SPARK-24820), hence the shuffle; ids need no sort as round robin does.
     """
-    slots, count = max(1, _slots(rows)), _partitions(rows)
+    slots, count = min(most, max(1, _slots(rows))), _partitions(rows)
     if count is not None and count <= slots:
         return rows
     return rows.repartitionById(slots, F.pmod(F.monotonically_increasing_id(), F.lit(slots)).cast("int"))
 
 
-def _few(rows: DataFrame) -> DataFrame:
-    return rows.coalesce(REPLIES_PER_SLOT * max(_slots(rows), rows.sparkSession.sparkContext.defaultParallelism))
+def _few(rows: DataFrame, most: int) -> DataFrame:
+    slots = max(_slots(rows), rows.sparkSession.sparkContext.defaultParallelism)
+    return rows.coalesce(min(most, REPLIES_PER_SLOT * slots))
 
 
 def _partitions(rows: DataFrame) -> int | None:

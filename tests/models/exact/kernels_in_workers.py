@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from models.exact.worker import kernels
 from models.exact.worker.blocks import Blocks
 
@@ -61,12 +63,18 @@ def rest(blocks: Blocks, arm: object, seconds: float) -> dict[str, Any]:
     return {}
 
 
+def long(blocks: Blocks, arm: object, count: int) -> dict[str, Any]:
+    """A reply of many numbers."""
+    return {"numbers": np.arange(count, dtype=float), "rows": sum(len(cell.label) for cell in blocks.cells)}
+
+
 FOR_TESTS: dict[str, Callable[..., Any]] = {
     "set_weights": set_weights,
     "sums": sums,
     "refuse": refuse,
     "die": die,
     "rest": rest,
+    "long": long,
 }
 
 

@@ -20,13 +20,14 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from models.exact import task
 from models.exact.driver import barrier
 from models.exact.driver.barrier import PORT, BarrierPasses, Unavailable
 from models.exact.driver.cells import Cells
 from models.exact.driver.jobs import JobPasses
 from models.exact.driver.passes import InProcess, Passes
 from models.exact.driver.rendezvous import Rendezvous
-from models.exact.driver.workers import Design, Workers, open_passes, vector_values
+from models.exact.driver.workers import LARGE_REPLY, REPLIES, Design, Workers, open_passes, vector_values
 from models.exact.worker.blocks import Blocks, Cell
 from models.folds import Folds
 from tests.models.exact.kernels_in_workers import ARM, arm
@@ -194,6 +195,39 @@ def test_dynamic_allocation_makes_jobs(spark: SparkSession, caplog: pytest.LogCa
         assert way(workers) is JobPasses
         assert total(workers) == expected()
     assert "because dynamic allocation is on" in caplog.text
+
+
+def test_a_large_reply_of_one_pass_comes_over_a_socket(spark: SparkSession) -> None:
+    with opened(frame(spark, 2), several=False, reply=LARGE_REPLY + 1) as workers:
+        assert way(workers) is BarrierPasses
+        assert total(workers) == expected()
+
+
+def test_large_replies_of_jobs_come_from_few_partitions_and_in_parts(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no workers can wait. For one pass that is no slower, and nothing is said of it."""
+    numbers = 2 * task.PART // 8 + 1
+    with (
+        spark_setting(spark, "spark.network.crypto.enabled", "true"),
+        opened(frame(spark, 7), several=False, reply=REPLIES // 3) as workers,
+    ):
+        assert way(workers) is JobPasses
+        assert total(workers) == expected()
+        replies = workers.run("long", {"arm": ARM, "count": numbers})
+
+    assert len(replies) == 3
+    assert sum(reply["rows"] for reply in replies) == N
+    for reply in replies:
+        np.testing.assert_array_equal(reply["numbers"], np.arange(numbers, dtype=float))
+    assert "Each pass over the data" not in caplog.text
+
+
+def test_waiting_workers_with_large_replies_are_few(spark: SparkSession) -> None:
+    with opened(frame(spark, 7), reply=REPLIES) as workers:
+        assert way(workers) is BarrierPasses
+        assert total(workers) == expected()
+        assert len(workers.run("count", {})) == 1
 
 
 def test_in_process_workers_answer_alike() -> None:
