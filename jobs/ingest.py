@@ -129,7 +129,16 @@ def _deliver(
 
     source = run.pipeline.sources[manifest.source]
     specs = [source, run.pipeline.timezone, manifest.id, manifest.attempt]
-    return stage(run, f"ingest.{manifest.source}", specs=specs, inputs={}, body=body, run_date=run.asked_run_date)
+    read = sum(file.size_bytes for file in manifest.files)
+    return stage(
+        run,
+        f"ingest.{manifest.source}",
+        specs=specs,
+        inputs={},
+        body=body,
+        run_date=run.asked_run_date,
+        read=read,
+    )
 
 
 def _take(run: Run, ledger: FileLedger, manifest: Manifest, landing: Landing, *, is_resumed: bool) -> dict[str, Any]:

@@ -70,6 +70,11 @@ class Lake:
         version = int(self._snapshot(contract).version())
         return None if version < 0 else version
 
+    def size(self, table: str) -> int:
+        """Bytes of the files of a table's latest version, 0 when there is no table."""
+        log = self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, f"{self.root}/{table}")
+        return int(log.update(False, *[self._jvm.scala.Option.empty()] * 2).sizeInBytes())
+
     def create(self, contract: Contract) -> int:
         """Create the table with its contract, or check that the one there has it; returns the latest version.
 

@@ -6,6 +6,9 @@ import re
 from collections.abc import Mapping
 
 AGAIN = "The same command goes on from what was committed."
+_NO_ANSWER = (
+    f"{{path}}: the store did not answer, or answered with errors, until S3A gave up trying. Look at the store. {AGAIN}"
+)
 _PATH = r"(?P<path>[a-z0-9]+:/[^\s:,]+)"
 
 # Pattern in the text of the exception and its causes -> the sentence. The first that is found counts.
@@ -25,13 +28,17 @@ _SENTENCES: Mapping[re.Pattern[str], str] = {
     ): f"A disk is full (of the lake, or of spark.local.dir, which shuffles write to). Make room. {AGAIN}",
     re.compile(
         rf"(AWSServiceThrottledException|AWSStatus500Exception|AWSServiceIOException|AWSApiCallTimeoutException|AWSClientIOException)[^\n]*?{_PATH}"
-    ): f"{{path}}: the store did not answer, or answered with errors, until S3A gave up trying. Look at the store. {AGAIN}",
+    ): _NO_ANSWER,
+    re.compile(r"HttpChannelEOFException: [\w ]+ on (?P<path>[^\s:]+)"): _NO_ANSWER,
     re.compile(
         r"(ConnectException|UnknownHostException|NoRouteToHostException|ConnectTimeoutException|SocketTimeoutException): (?P<path>[^\n]+)"
     ): f"Something that the run needs cannot be reached: {{path}}. Check addresses and network. {AGAIN}",
     re.compile(
         r"FAILED_READ_FILE\.FILE_NOT_EXIST\] Encountered error while reading file (?P<path>[^\n]+?)\. File does not exist"
     ): "{path}: a file of a table is gone. Restore it, or run the job that wrote the table with --force.",
+    re.compile(
+        r"FAILED_READ_FILE\.\w+\] Encountered error while reading file (?P<path>\S+/_delta_log/\S+?\.json)\."
+    ): "{path}: the log of a table is damaged. Restore it from a copy; what was committed before it stays readable by version.",
     re.compile(
         r"SparkContext was shut down|cancelled because SparkContext"
     ): f"Spark was stopped while jobs ran. {AGAIN}",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -24,6 +24,7 @@ from pydantic import BaseModel
 from pyspark.sql import SparkSession
 
 from conf.schema import Environment, Pipeline
+from jobs import sizes
 from jobs.lake import Lake, Transaction
 from jobs.progress import Progress
 from jobs.storage import Storage
@@ -226,12 +227,18 @@ def stage(
     inputs: Mapping[str, int],
     body: Callable[[Attempt], Outcome],
     run_date: date | None = None,
+    read: int | None = None,
+    holds_rows: bool = False,
 ) -> Outcome:
     """Do a stage once per identity.
 
     The identity is the job, the run date (`run_date`, else the run's; ingest passes the one asked for, which may be None), the
     specs and the input versions. When the ledger has it and no new attempt is forced, nothing is written and the recorded
     outcome comes back with `unchanged`.
+
+    Args:
+        read: bytes of rows that it reads; by default what the files of the input tables unpack to.
+        holds_rows: its Python workers keep rows; see `sizes.python_memory`.
     """
     day = run_date if job.startswith("ingest") else (run_date or run.run_date)
     identity = fingerprint(job, str(day), list(specs), dict(inputs))
@@ -240,6 +247,9 @@ def stage(
         run.progress.message(f"{job}: nothing to do, done before with the same inputs")
         return earlier.outcome()
     attempt = Attempt(job, identity, earlier.attempt + 1 if earlier else 1)
+    fitted = sizes.fit(run.spark, lambda: _bytes(run, inputs) if read is None else read, holds_rows=holds_rows)
+    if fitted:
+        run.progress.message(f"{job}: {fitted}")
     meter, started = Meter(run.spark), time.monotonic()
     with run.progress.stage(job):
         outcome = body(attempt)
@@ -262,6 +272,10 @@ def stage(
     run.ledger.record(done)
     _tell(run, done)
     return replace(outcome, seconds=seconds)
+
+
+def _bytes(run: Run, tables: Iterable[str]) -> int:
+    return sizes.PACKED * sum(run.lake.size(table) for table in tables)
 
 
 def _tell(run: Run, done: Stage) -> None:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from conf import secrets
 from conf.schema import Environment
-from jobs import class_archive, jars
+from jobs import class_archive, jars, sizes
 from transforms.errors import ConfigError
 
 LOG4J = Path(str(resources.files("conf") / "log4j2.properties"))
@@ -52,6 +52,8 @@ DEFAULTS = {
     # The default, 64 MiB, has Spark add up the sizes of all columns after every row that it sends to Python: a third of the time
     # of narrow rows. The limit of 10,000 rows stays.
     "spark.sql.execution.arrow.maxBytesPerBatch": str(2**31 - 1),
+    # The default, 20 tries at ever longer distances, waits for hours for a store that answers 503; this, for minutes.
+    "spark.hadoop.fs.s3a.retry.throttle.limit": "10",
     "spark.sql.window.segmentTree.enabled": "true",  # off by default: long SQL windows cost width x rows without it
 }
 
@@ -82,11 +84,15 @@ def build(environment: Environment, *, app: str) -> SparkSession:
         _set_process_environment(environment)
     try:
         with jars.java_starts():
-            return _checked(builder.getOrCreate(), environment)
+            started = _checked(builder.getOrCreate(), environment)
     except Py4JJavaError as error:
         raise ConfigError(
             f"Environment {environment.name}: Spark did not start with master {environment.master}: {error.java_exception.getMessage()}"
         ) from error
+    sizes.fit(
+        started, lambda: 0, holds_rows=False
+    )  # between stages all that is read are logs: 200 tasks each would take minutes
+    return started
 
 
 def settings(environment: Environment, *, given: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -45,7 +45,14 @@ def run(run: Run) -> Outcome:
     tables = features.tables(run.spark, pipeline)
     inputs = _inputs(run, tables)
     specs = [*_search_specs(run), pipeline.evaluate.threshold if pipeline.task == "binary" else None]
-    return stage(run, JOB, specs=specs, inputs=inputs, body=lambda attempt: _train(run, tables, inputs, attempt))
+    return stage(
+        run,
+        JOB,
+        specs=specs,
+        inputs=inputs,
+        body=lambda attempt: _train(run, tables, inputs, attempt),
+        holds_rows=True,
+    )
 
 
 def _search_specs(run: Run) -> list[object]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs import jars
+from scripts import kubernetes_package
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("conf", "transforms", "models", "jobs")
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("build/package"))
     parser.add_argument("--environment", action="store_true", help="pack the Python packages too")
     parser.add_argument("--jars", nargs="*", default=["delta", "s3"], metavar="GROUP", help="groups of conf/jars.lock")
+    parser.add_argument("--image", help="name of the image to build: writes what Kubernetes needs too")
     given = parser.parse_args(arguments)
     write(given.folder, given.jars)
     if given.environment:
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for place in PLACES:
         line = command(place, given.folder, has_environment=given.environment)
         sys.stdout.write(f"{place}:\n  {shlex.join(line)} run flights --env cluster\n")
+    if given.image:
+        kubernetes_package.write(given.folder, given.jars, given.image)
+        line = kubernetes_package.command(given.folder, given.image)
+        sys.stdout.write(f"kubernetes:\n  {shlex.join(line)} run flights --env cluster\n")
     return 0
 
 

@@ -32,6 +32,7 @@ def test_settings_of_a_local_environment() -> None:
         "spark.ui.showConsoleProgress": "false",
         "spark.databricks.delta.setTransactionsInCrc.maxAllowed": "1000",
         "spark.sql.execution.arrow.maxBytesPerBatch": "2147483647",
+        "spark.hadoop.fs.s3a.retry.throttle.limit": "10",
         "spark.sql.window.segmentTree.enabled": "true",
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",

@@ -89,11 +89,14 @@ def write(raw: Path, rows: int = 4_000) -> None:
     pd.DataFrame({"depot": depots, "docks": [2, 4, 4, 6, 9]}).to_csv(raw / "depots.csv", index=False)
 
 
-def write_environment(folder: Path, lake: str, spark: dict[str, str] | None = None) -> Path:
-    """An environment file for `folder/raw` and `folder/<lake>`."""
-    lines = [f"name: test\nraw: {folder}/raw\nlake: {folder}/{lake}\nmaster: local[2]\ndriver_memory: 2g\nspark:"]
-    for name, value in {"spark.sql.shuffle.partitions": "2", **(spark or {})}.items():
-        lines.append(f"  {name}: '{value}'")
-    path = folder / f"{lake}.yaml"
+def write_environment(
+    folder: Path, name: str, spark: dict[str, str] | None = None, *, raw: str | None = None, lake: str | None = None
+) -> Path:
+    """An environment file `folder/<name>.yaml` for raw files and a lake, by default `folder/raw` and `folder/<name>`."""
+    raw, lake = raw or f"{folder}/raw", lake or f"{folder}/{name}"
+    lines = [f"name: test\nraw: {raw}\nlake: {lake}\nmaster: local[2]\ndriver_memory: 2g\nspark:"]
+    for setting, value in {"spark.sql.shuffle.partitions": "2", **(spark or {})}.items():
+        lines.append(f"  {setting}: '{value}'")
+    path = folder / f"{name}.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path

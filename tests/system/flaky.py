@@ -1,9 +1,10 @@
-"""A `features.function` whose tasks fail as often as the environment variable FAILURES says, each on every partition."""
+"""Functions for `features.function` whose tasks misbehave."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -11,14 +12,31 @@ from pyspark.sql import DataFrame
 
 
 def twice_the_weight(rows: DataFrame) -> DataFrame:
-    """Adds `double_weight`."""
+    """Adds `double_weight`. Each task fails as often as the environment variable FAILURES says."""
     failures = int(os.environ["FAILURES"])
 
+    def fail(context: TaskContext) -> None:
+        if context.attemptNumber() < failures:
+            raise OSError("the machine is ill")
+
+    return _doubled(rows, fail)
+
+
+def twice_the_weight_slowly(rows: DataFrame) -> DataFrame:
+    """Adds `double_weight`. The first attempt at the first task takes half a minute, unless it is killed before."""
+
+    def linger(context: TaskContext) -> None:
+        if (context.partitionId(), context.attemptNumber()) == (0, 0):
+            time.sleep(30)
+
+    return _doubled(rows, linger)
+
+
+def _doubled(rows: DataFrame, before: Callable[[TaskContext], None]) -> DataFrame:
     def doubled(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         context = TaskContext.get()
         assert context is not None
-        if context.attemptNumber() < failures:
-            raise OSError("the machine is ill")
+        before(context)
         for batch in batches:
             weight = batch.column("weight_kg").to_pandas()
             yield pa.RecordBatch.from_arrays(

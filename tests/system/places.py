@@ -1,4 +1,4 @@
-"""Where a pipeline can run: a folder, an object store, a standalone cluster, HDFS with YARN. Each runs all jobs and gives back its tables."""
+"""Where a pipeline can run: a folder, an object store, a standalone cluster, HDFS with YARN. Each runs a job, all of them by default, and gives back its tables."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,25 @@ from tests.system.tracking import tracking_server
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = stores.SECRET.encode()
-SMALL = {"spark.sql.shuffle.partitions": "2"}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A pipeline file, its raw files, and the memory of a driver and of each executor."""
+    """A pipeline file, its raw files, the memory of a driver and of each executor, the job to run and Spark's settings for it."""
 
     pipeline: Path
     raw: Path
     memory: str = "1g"
+    job: str = "run"
+    spark: Mapping[str, str] = field(default_factory=dict)
 
 
 def parcels(folder: Path) -> Workload:
     """The small pipeline of `deliveries` with its raw files, written to a folder."""
     deliveries.write(folder / "raw", rows=1_500)
     (folder / "parcels.yaml").write_text(deliveries.PIPELINE)
-    return Workload(folder / "parcels.yaml", folder / "raw")
+    # Small tables: the 50 tasks that Delta takes to read a log by default cost more than all the rest.
+    return Workload(folder / "parcels.yaml", folder / "raw", spark={"spark.databricks.delta.snapshotPartitions": "2"})
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ Heard = Callable[[str], None]
 @contextmanager
 def folder_of_this_machine(work: Workload, folder: Path) -> Iterator[Run]:
     """Local mode on the disk; models in sqlite."""
-    environment = _environment(folder, raw=str(work.raw), lake=str(folder / "lake"))
+    folder.mkdir(exist_ok=True)
+    environment = _environment(folder, work.spark, raw=str(work.raw), lake=str(folder / "lake"))
 
     def run() -> Ran:
         said = _said(_cli(work, environment), {})
@@ -77,13 +80,21 @@ def object_store(work: Workload, folder: Path) -> Iterator[Run]:
 
 
 @contextmanager
-def standalone_cluster(work: Workload, folder: Path, heard: Heard = lambda line: None) -> Iterator[Run]:
-    """Two workers in processes of their own, started by spark-submit; raw files and lake on a store."""
+def standalone_cluster(
+    work: Workload, folder: Path, heard: Heard = lambda line: None, *, packed: bool = False
+) -> Iterator[Run]:
+    """Two workers in processes of their own, started by spark-submit; raw files and lake on a store.
+
+    Args:
+        packed: they run the Python packages that `scripts/package --environment` packs, not those of this folder.
+    """
     with _store(work, folder) as (store, environment), standalone(folder, work.memory) as master:
         cluster_package.write(folder / "package", ["delta", "s3"])
-        command = cluster_package.command("standalone", folder / "package", master=master)
+        if packed:
+            cluster_package.pack_environment(folder / "package")
+        command = cluster_package.command("standalone", folder / "package", master=master, has_environment=packed)
         sizes = ["--conf", "spark.cores.max=2", "--executor-memory", work.memory, "--driver-memory", work.memory]
-        yield _on_store(store, folder, _submit(command, sizes, work.pipeline, environment), heard)
+        yield _on_store(store, folder, _submit(command, sizes, work.job, work.pipeline, environment), heard)
 
 
 @contextmanager
@@ -91,14 +102,16 @@ def yarn(work: Workload, folder: Path) -> Iterator[Run]:
     """YARN in cluster mode, the driver in a container too; raw files and lake on HDFS; models at a server behind HTTP."""
     with tracking_server(folder / "mlflow") as mlflow, hadoop(folder / "hadoop") as cluster:
         cluster.upload(work.raw, f"{cluster.root}/raw")
-        environment = _environment(folder, raw=f"{cluster.root}/raw", lake=f"{cluster.root}/lake", mlflow=mlflow)
+        environment = _environment(
+            folder, work.spark, raw=f"{cluster.root}/raw", lake=f"{cluster.root}/lake", mlflow=mlflow
+        )
         cluster_package.write(folder / "package", ["delta"])
         command = cluster_package.command("yarn-cluster", folder / "package")
         sizes = ["--driver-memory", work.memory, "--executor-memory", work.memory, "--executor-cores", "1"]
         # Spark's jars are on every machine: 456 MB need not be sent.
         sizes += ["--num-executors", "2", "--conf", f"spark.yarn.jars=local:{cluster.spark_jars}"]
         sizes += ["--files", f"{work.pipeline},{environment}"]
-        line = _submit(command, sizes, Path(work.pipeline.name), Path(environment.name))
+        line = _submit(command, sizes, work.job, Path(work.pipeline.name), Path(environment.name))
 
         def run() -> Ran:
             said = _said(line, cluster.environment)
@@ -116,9 +129,14 @@ def _store(work: Workload, folder: Path) -> Iterator[tuple[stores.Store, Path]]:
     """A store that holds the raw files, and the environment file that names it."""
     with stores.object_store() as store, tracking_server(folder / "mlflow") as mlflow:
         store.upload(work.raw)
-        (folder / "events").mkdir()
-        spark = store.spark | {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(folder / "events")}
-        yield store, _environment(folder, raw="s3a://raw", lake="s3a://lake", mlflow=mlflow, spark=spark)
+        (folder / "events").mkdir(parents=True)
+        spark = {
+            **work.spark,
+            **store.spark,
+            "spark.eventLog.enabled": "true",
+            "spark.eventLog.dir": f"{folder}/events",
+        }
+        yield store, _environment(folder, spark, raw="s3a://raw", lake="s3a://lake", mlflow=mlflow)
 
 
 def _on_store(store: stores.Store, folder: Path, command: list[str], heard: Heard = lambda line: None) -> Run:
@@ -138,7 +156,7 @@ def _summary(said: str) -> dict[str, Any]:
     return found
 
 
-def _environment(folder: Path, *, spark: dict[str, str] | None = None, **settings: str) -> Path:
+def _environment(folder: Path, spark: Mapping[str, str], **settings: str) -> Path:
     """An environment file; under spark-submit its master and memory do not count."""
     path = folder / "place.yaml"
     values = {
@@ -146,19 +164,19 @@ def _environment(folder: Path, *, spark: dict[str, str] | None = None, **setting
         "master": "local[2]",
         "driver_memory": "2g",
         **settings,
-        "spark": {**SMALL, **(spark or {})},
+        "spark": dict(spark),
     }
     path.write_text(yaml.safe_dump(values))
     return path
 
 
 def _cli(work: Workload, environment: Path) -> list[str]:
-    return [sys.executable, "-m", "jobs.cli", "run", str(work.pipeline), "--env", str(environment)]
+    return [sys.executable, "-m", "jobs.cli", work.job, str(work.pipeline), "--env", str(environment)]
 
 
-def _submit(command: list[str], sizes: list[str], pipeline: Path, environment: Path) -> list[str]:
+def _submit(command: list[str], sizes: list[str], job: str, pipeline: Path, environment: Path) -> list[str]:
     """The line that `scripts/package` prints, with the sizes of a small machine."""
-    return [*command[:-1], *sizes, command[-1], "run", str(pipeline), "--env", str(environment)]
+    return [*command[:-1], *sizes, command[-1], job, str(pipeline), "--env", str(environment)]
 
 
 def _said(command: list[str], environment: dict[str, str], heard: Heard = lambda line: None) -> str:

@@ -319,7 +319,7 @@ def test_a_held_lease_is_tried_again(deployment: Deployment) -> None:
             said = said_until(run, RETRY)
             assert "ingest of parcels ended with exit code 5 (another run holds the pipeline" in said
             assert "process 17 on elsewhere is running pipeline parcels" in said
-        said = said_until(run, "ingest.parcels: rows_in=")
+        said = said_until(run, " rows in, ")
     assert "ended with exit code" not in said
 
 

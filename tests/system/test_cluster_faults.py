@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.system import places
 from tests.system.places import Ran, Workload
 from tests.system.test_places import assert_same
+
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
@@ -58,3 +63,33 @@ def test_an_executor_that_is_killed_changes_nothing(
     assert killed
     assert there.summary["outcome"] == "done"
     assert_same(there.tables, undisturbed.tables, measured_to=1e-6)
+
+
+def test_speculative_attempts_change_nothing(tmp_path: Path) -> None:
+    """A task lingers, a second attempt at it wins, and both have written: each row is there once."""
+    work = places.parcels(tmp_path / "parcels")
+    spec = yaml.safe_load(work.pipeline.read_text())
+    spec["features"] |= {
+        "function": "tests.system.flaky.twice_the_weight_slowly",
+        "numeric": ["weight_kg", "double_weight"],
+    }
+    work.pipeline.write_text(yaml.safe_dump(spec, sort_keys=False))
+    speculation = {
+        "spark.speculation": "true", "spark.speculation.interval": "100ms", "spark.speculation.quantile": "0.5",
+        "spark.speculation.minTaskRuntime": "1s", "spark.executorEnv.PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+
+    with places.folder_of_this_machine(work, tmp_path / "here") as run:
+        here = run()
+    with places.standalone_cluster(replace(work, spark={**work.spark, **speculation}), tmp_path / "there") as run:
+        there = run()
+
+    ended = [
+        json.loads(line)
+        for file in sorted((tmp_path / "there/events").rglob("*"))
+        if file.is_file()
+        for line in file.read_text().splitlines()
+        if '"SparkListenerTaskEnd"' in line
+    ]
+    assert any(event["Task Info"]["Speculative"] for event in ended)
+    assert_same(there.tables, here.tables, measured_to=1e-6)

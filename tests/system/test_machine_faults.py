@@ -50,9 +50,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 
 def environment(folder: Path, lake: Path, spark: dict[str, str] | None = None) -> Path:
-    path = deliveries.write_environment(lake.parent, lake.name, spark)
-    path.write_text(re.sub(r"raw: .*", f"raw: {folder}/raw", path.read_text()))
-    return path
+    return deliveries.write_environment(lake.parent, lake.name, spark, raw=f"{folder}/raw")
 
 
 def command(job: str, folder: Path, settings: Path, *options: str) -> list[str]:
@@ -74,7 +72,9 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def checksums(lake: Path) -> Checksums:
-    return {name: lakes.checksum(table, lakes.CLOCKS) for name, table in lakes.tables(lake).items()}
+    """By table. A stage's fingerprint has the versions of its tables in it, which tell how often it was tried."""
+    left_out = (*lakes.CLOCKS, "fingerprint")
+    return {name: lakes.checksum(table, left_out) for name, table in lakes.tables(lake).items()}
 
 
 @contextmanager

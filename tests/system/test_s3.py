@@ -25,10 +25,7 @@ def store() -> Iterator[Store]:
 
 def on_store(folder: Path, store: Store) -> Path:
     """An environment file whose raw files and lake are on the store."""
-    path = deliveries.write_environment(folder, "remote", store.spark)
-    local = path.read_text().replace(f"raw: {folder}/raw", "raw: s3a://raw")
-    path.write_text(local.replace(f"lake: {folder}/remote", "lake: s3a://lake"))
-    return path
+    return deliveries.write_environment(folder, "remote", store.spark, raw="s3a://raw", lake="s3a://lake")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,125 @@
+"""What Kubernetes needs of `scripts/package --image`: the folder that the image is built in, pod templates, and manifests of the Spark operator."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from jobs import jars, plan
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "scripts/kubernetes"
+SERVICE_ACCOUNT = "spark"  # of the driver, which starts pods
+SCRIPT = "local:///opt/millrace/millrace.py"  # in the image
+ROLES = ("driver", "executor")
+SIZES: dict[str, dict[str, Any]] = {
+    "driver": {"cores": 1, "memory": "4g"},
+    # As much again for Python is `memoryOverheadFactor`.
+    "executor": {"cores": 2, "memory": "4g", "instances": 2},
+}
+PYTHON_MEMORY = "0.4"  # of the JVM's: Spark's own default for Python
+DAILY = "0 5 * * *"
+
+
+def write(folder: Path, groups: Sequence[str], image: str, *, environment: str = "cluster") -> None:
+    """`image`, what `docker build` takes; `kubernetes`, the templates and a manifest for each job of each pipeline file."""
+    _write_image_folder(folder / "image", groups)
+    shutil.rmtree(folder / "kubernetes", ignore_errors=True)
+    (folder / "kubernetes").mkdir(parents=True)
+    for role in ROLES:
+        shutil.copy(SOURCES / f"{role}.yaml", folder / "kubernetes")
+    for file in sorted((ROOT / "conf").glob("*.yaml")):
+        for manifest in manifests(file.stem, image, environment):
+            YAML().dump(manifest, folder / "kubernetes" / f"{manifest['metadata']['name']}.yaml")
+
+
+def command(folder: Path, image: str, *, master: str = "k8s://https://HOST:6443") -> list[str]:
+    """The words of spark-submit up to the job's own, where there is no operator. Code and jars are in the image."""
+    conf = {
+        "spark.kubernetes.container.image": image,
+        "spark.kubernetes.authenticate.driver.serviceAccountName": SERVICE_ACCOUNT,
+        **{f"spark.kubernetes.{role}.podTemplateFile": str(folder / f"kubernetes/{role}.yaml") for role in ROLES},
+    }
+    options = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
+    submit = str(ROOT / ".venv/bin/spark-submit")
+    return [submit, "--master", master, "--deploy-mode", "cluster", *options, SCRIPT]
+
+
+def manifests(pipeline: str, image: str, environment: str) -> list[dict[str, Any]]:
+    """A SparkApplication for each job in order, and a ScheduledSparkApplication that runs all of them every day.
+
+    No application is restarted: what would be tried again in vain (settings, data) is not told apart from the rest there, and the
+    next run goes on from what was committed.
+    """
+    applications = [
+        _manifest("SparkApplication", f"{pipeline}-{job}", _application([job, pipeline, "--env", environment], image))
+        for job in plan.ORDER
+    ]
+    every_day = {
+        "schedule": DAILY,
+        "timeZone": "UTC",
+        "concurrencyPolicy": "Forbid",
+        "template": _application(["run", pipeline, "--env", environment], image),
+    }
+    return [*applications, _manifest("ScheduledSparkApplication", f"{pipeline}-daily", every_day)]
+
+
+def _manifest(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    # Names of pipelines have underscores, names of Kubernetes have none.
+    return {
+        "apiVersion": "sparkoperator.k8s.io/v1beta2",
+        "kind": kind,
+        "metadata": {"name": name.replace("_", "-")},
+        "spec": spec,
+    }
+
+
+def _application(arguments: list[str], image: str) -> dict[str, Any]:
+    application: dict[str, Any] = {
+        "type": "Python",
+        "pythonVersion": "3",
+        "mode": "cluster",
+        "sparkVersion": version("pyspark"),
+        "image": image,
+        "mainApplicationFile": SCRIPT,
+        "arguments": arguments,
+        "restartPolicy": {"type": "Never"},
+        "memoryOverheadFactor": PYTHON_MEMORY,
+    }
+    for role in ROLES:
+        template = YAML(typ="safe").load(SOURCES / f"{role}.yaml")
+        application[role] = {**SIZES[role], "template": {"spec": template["spec"]}}
+    application["driver"]["serviceAccount"] = SERVICE_ACCOUNT
+    return application
+
+
+def _write_image_folder(folder: Path, groups: Sequence[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "jars").mkdir(parents=True)
+    for name in ("Dockerfile", "entrypoint.sh"):
+        shutil.copy(SOURCES / name, folder)
+    shutil.copy(ROOT / "requirements.lock", folder)
+    # Not jobs/cli.py itself: Python would look for modules in `jobs` first.
+    shutil.copyfile(ROOT / "jobs/cli.py", folder / "millrace.py")
+    for group in groups:
+        for jar in jars.ensure(group):
+            shutil.copy(jar, folder / "jars")
+    _build_wheel(folder)
+
+
+def _build_wheel(folder: Path) -> None:
+    """millrace with its pipeline files and environments, built from a copy: setuptools leaves its work beside what it builds."""
+    uv = shutil.which("uv") or str(ROOT / ".venv-tools/bin/uv")
+    with tempfile.TemporaryDirectory() as copy:
+        for package in ("conf", "transforms", "models", "jobs"):
+            shutil.copytree(ROOT / package, Path(copy) / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / file, copy)
+        subprocess.run([uv, "--quiet", "build", "--wheel", "--out-dir", str(folder), copy], check=True)
