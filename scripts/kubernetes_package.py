@@ -21,10 +21,9 @@ SCRIPT = "local:///opt/millrace/millrace.py"  # in the image
 ROLES = ("driver", "executor")
 SIZES: dict[str, dict[str, Any]] = {
     "driver": {"cores": 1, "memory": "4g"},
-    # As much again for Python is `memoryOverheadFactor`.
     "executor": {"cores": 2, "memory": "4g", "instances": 2},
 }
-PYTHON_MEMORY = "0.4"  # of the JVM's: Spark's own default for Python
+OVERHEAD = "0.4"  # memory for Python on top of the JVM's, as a share of it: Spark's own default
 DAILY = "0 5 * * *"
 
 
@@ -91,7 +90,7 @@ def _application(arguments: list[str], image: str) -> dict[str, Any]:
         "mainApplicationFile": SCRIPT,
         "arguments": arguments,
         "restartPolicy": {"type": "Never"},
-        "memoryOverheadFactor": PYTHON_MEMORY,
+        "memoryOverheadFactor": OVERHEAD,
     }
     for role in ROLES:
         template = YAML(typ="safe").load(SOURCES / f"{role}.yaml")
