@@ -234,13 +234,13 @@ from models.exact.worker.answers import Rows
 from models.exact.worker.loading import load
 rows = Rows(lambda: load(pa.ipc.open_stream(sys.argv[1]), (4,), None, "."))
 rows.answer("moments", {})
-task._row(0, b"reply")
+task._row(0, 0, b"reply")
 print("pandas" in sys.modules)
 """
     ran = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 
 
-def test_the_row_of_a_reply() -> None:
-    row = task._row(3, b"reply")
-    assert row.to_pylist() == [{"worker": 3, "answer": b"reply"}]
+def test_the_row_of_a_part_of_a_reply() -> None:
+    row = task._row(3, 1, b"reply")
+    assert row.to_pylist() == [{"worker": 3, "part": 1, "answer": b"reply"}]
