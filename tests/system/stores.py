@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 import pyarrow as pa
@@ -84,6 +85,8 @@ def object_store() -> Iterator[Store]:
     try:
         host, port = server.get_host_and_port()
         store = Store(f"http://{host}:{port}")
+        # What moto holds is the process's, not the server's.
+        urlopen(Request(f"{store.endpoint}/moto-api/reset", method="POST")).close()
         for bucket in ("raw", "lake"):
             store.client.create_bucket(Bucket=bucket)
         yield store

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.system import lakes, places
+from tests.system import lakes, places, stores
 from tests.system.places import Ran, Run, Workload
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,10 +67,19 @@ def test_a_small_pipeline_is_the_same_everywhere(
     assert_same(there.tables, parcels_here.tables, measured_to=1e-6)
 
 
+def test_a_store_begins_empty() -> None:
+    """Whatever another one in this process held: else a run there finds its work done."""
+    with stores.object_store() as store:
+        store.client.put_object(Bucket="lake", Key="left", Body=b"")
+    with stores.object_store() as store:
+        assert store.objects() == []
+
+
+@pytest.mark.system
 @pytest.mark.parametrize("place", [places.standalone_cluster, places.yarn])
 @pytest.mark.timeout(900)
 def test_ingest_is_the_same_on_clusters(parcels: Workload, place: Place, tmp_path: Path) -> None:
-    """What of the test above every run of the tests can afford."""
+    """The part of the test above that takes minutes, not a quarter of an hour."""
     work = replace(parcels, job="ingest")
     with places.folder_of_this_machine(work, tmp_path / "here") as run:
         here = run()
