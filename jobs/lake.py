@@ -67,13 +67,12 @@ class Lake:
 
     def version(self, contract: Contract) -> int | None:
         """Latest version of the table, None when there is no table."""
-        version = int(self._snapshot(contract).version())
+        version = int(self._snapshot(contract.table).version())
         return None if version < 0 else version
 
     def size(self, table: str) -> int:
         """Bytes of the files of a table's latest version, 0 when there is no table."""
-        log = self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, f"{self.root}/{table}")
-        return int(log.update(False, *[self._jvm.scala.Option.empty()] * 2).sizeInBytes())
+        return int(self._snapshot(table).sizeInBytes())
 
     def create(self, contract: Contract) -> int:
         """Create the table with its contract, or check that the one there has it; returns the latest version.
@@ -81,7 +80,7 @@ class Lake:
         Raises:
             ContractError: a table lies there with other columns.
         """
-        snapshot = self._snapshot(contract)
+        snapshot = self._snapshot(contract.table)
         if snapshot.version() >= 0:
             contract.check(StructType.fromJson(json.loads(snapshot.schema().json())))
             return int(snapshot.version())
@@ -145,7 +144,7 @@ class Lake:
 
         Asked of the table's stored transactions, not of the last history row: later commits may follow ours.
         """
-        return self._committed(contract, transaction, self._snapshot(contract))
+        return self._committed(contract, transaction, self._snapshot(contract.table))
 
     def _committed(self, contract: Contract, transaction: Transaction, snapshot: Any) -> Commit | None:
         stored = self._stored(contract, transaction.app_id, snapshot)
@@ -234,7 +233,7 @@ class Lake:
         """Bring back the content of an older version as a new one; returns the new version."""
         self.may_commit()
         DeltaTable.forPath(self.spark, self.path(contract)).restoreToVersion(version)
-        return int(self._snapshot(contract).version())
+        return int(self._snapshot(contract.table).version())
 
     def _write(
         self,
@@ -249,7 +248,7 @@ class Lake:
     ) -> Commit:
         if not new_columns or self.version(contract) is None:
             self.create(contract)
-        snapshot = self._snapshot(contract)
+        snapshot = self._snapshot(contract.table)
         earlier = self._committed(contract, transaction, snapshot)
         if earlier:
             return earlier
@@ -274,7 +273,7 @@ class Lake:
         """
         jvm, session, none = self._jvm, self.spark._jsparkSession, self._jvm.scala.Option.empty()
         delta, scala = jvm.org.apache.spark.sql.delta, jvm.org.apache.spark.api.python.PythonUtils
-        log, save_mode = self._log(contract), getattr(jvm.org.apache.spark.sql.SaveMode, mode)
+        log, save_mode = self._log(contract.table), getattr(jvm.org.apache.spark.sql.SaveMode, mode)
         given = delta.DeltaOptions(scala.toScalaMap(dict(options)), session.sessionState().conf())
         # Under an overwritten schema Delta takes the writer's partition columns, none meaning none.
         partitions = scala.toSeq(list(contract.partition_by) if "overwriteSchema" in options else [])
@@ -315,8 +314,8 @@ class Lake:
 
     def _commits(self, contract: Contract) -> Iterator[Commit]:
         """What the log says of each version, the newest first. `DeltaTable.history` would start a Spark job for it."""
-        log, jvm = self._log(contract), self._jvm
-        conf, newest = log.newDeltaHadoopConf(), int(self._snapshot(contract).version())
+        log, jvm = self._log(contract.table), self._jvm
+        conf, newest = log.newDeltaHadoopConf(), int(self._snapshot(contract.table).version())
         for version in range(newest, -1, -1):
             file = jvm.org.apache.spark.sql.delta.util.FileNames.unsafeDeltaFile(log.logPath(), version)
             try:
@@ -334,7 +333,7 @@ class Lake:
         From the checksum file beside the log (PROTOCOL.md, "Version Checksum File"): the snapshot would read and sort the whole
         log for it. Of a table with more than `setTransactionsInCrc.maxAllowed` ids the checksum does not say.
         """
-        log = self._log(contract)
+        log = self._log(contract.table)
         file = self._jvm.org.apache.spark.sql.delta.util.FileNames.checksumFile(log.logPath(), snapshot.version())
         try:
             checksum = json.loads(log.store().read(file, log.newDeltaHadoopConf()).mkString())
@@ -347,13 +346,13 @@ class Lake:
         stored = snapshot.transactions().get(app_id)
         return None if stored.isEmpty() else int(stored.get())
 
-    def _snapshot(self, contract: Contract) -> Any:
+    def _snapshot(self, table: str) -> Any:
         """Delta's own snapshot object, brought up to date. Python's DeltaTable shows no stored transactions, hence the JVM."""
         none = self._jvm.scala.Option.empty()
-        return self._log(contract).update(False, none, none)
+        return self._log(table).update(False, none, none)
 
-    def _log(self, contract: Contract) -> Any:
-        return self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, self.path(contract))
+    def _log(self, table: str) -> Any:
+        return self._jvm.org.apache.spark.sql.delta.DeltaLog.forTable(self.spark._jsparkSession, f"{self.root}/{table}")
 
     @property
     def _jvm(self) -> Any:

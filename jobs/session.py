@@ -89,9 +89,8 @@ def build(environment: Environment, *, app: str) -> SparkSession:
         raise ConfigError(
             f"Environment {environment.name}: Spark did not start with master {environment.master}: {error.java_exception.getMessage()}"
         ) from error
-    sizes.fit(
-        started, lambda: 0, holds_rows=False
-    )  # between stages all that is read are logs: 200 tasks each would take minutes
+    # Before the first stage all that is read are logs: with 200 tasks each they would take minutes.
+    sizes.fit(started, lambda: 0, holds_rows=False)
     return started
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = command(place, given.folder, has_environment=given.environment)
         sys.stdout.write(f"{place}:\n  {shlex.join(line)} run flights --env cluster\n")
     if given.image:
-        kubernetes_package.write(given.folder, given.jars, given.image)
+        kubernetes_package.write(given.folder, given.image)
+        build_wheel(given.folder / "image")
         line = kubernetes_package.command(given.folder, given.image)
         sys.stdout.write(f"kubernetes:\n  {shlex.join(line)} run flights --env cluster\n")
     return 0
@@ -99,8 +101,7 @@ def pack_environment(folder: Path) -> None:
     """
     place = folder / "environment"
     shutil.rmtree(place, ignore_errors=True)
-    uv = shutil.which("uv") or str(ROOT / ".venv-tools/bin/uv")
-    quiet = [uv, "--quiet"]
+    quiet = _uv()
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     subprocess.run([*quiet, "venv", "--relocatable", "--python", str(base), str(place)], check=True)
     install = ["pip", "install", "--python", str(place / "bin/python"), "--link-mode", "copy", "--compile-bytecode"]
@@ -111,6 +112,20 @@ def pack_environment(folder: Path) -> None:
     with tarfile.open(folder / "environment.tar.gz", "w:gz", compresslevel=1) as archive:
         archive.add(place, arcname=".")
     shutil.rmtree(place)
+
+
+def build_wheel(folder: Path) -> None:
+    """millrace with its pipeline files and environments, built from a copy: setuptools leaves its work beside what it builds."""
+    with tempfile.TemporaryDirectory() as copy:
+        for package in PACKAGES:
+            shutil.copytree(ROOT / package, Path(copy) / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / file, copy)
+        subprocess.run([*_uv(), "build", "--wheel", "--out-dir", str(folder), copy], check=True)
+
+
+def _uv() -> list[str]:
+    return [shutil.which("uv") or str(ROOT / ".venv-tools/bin/uv"), "--quiet"]
 
 
 if __name__ == "__main__":

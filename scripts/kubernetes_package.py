@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from jobs import jars, plan
+from jobs import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "scripts/kubernetes"
@@ -27,9 +24,13 @@ OVERHEAD = "0.4"  # memory for Python on top of the JVM's, as a share of it: Spa
 DAILY = "0 5 * * *"
 
 
-def write(folder: Path, groups: Sequence[str], image: str, *, environment: str = "cluster") -> None:
-    """`image`, what `docker build` takes; `kubernetes`, the templates and a manifest for each job of each pipeline file."""
-    _write_image_folder(folder / "image", groups)
+def write(folder: Path, image: str, *, environment: str = "cluster") -> None:
+    """`image`, what `docker build` takes but for the wheel; `kubernetes`, the templates and a manifest for each job of each pipeline file.
+
+    Args:
+        folder: has jars and script, by `cluster_package.write`.
+    """
+    _write_image_folder(folder)
     shutil.rmtree(folder / "kubernetes", ignore_errors=True)
     (folder / "kubernetes").mkdir(parents=True)
     for role in ROLES:
@@ -99,26 +100,14 @@ def _application(arguments: list[str], image: str) -> dict[str, Any]:
     return application
 
 
-def _write_image_folder(folder: Path, groups: Sequence[str]) -> None:
+def _write_image_folder(package: Path) -> None:
+    folder = package / "image"
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "jars").mkdir(parents=True)
-    for name in ("Dockerfile", "entrypoint.sh"):
-        shutil.copy(SOURCES / name, folder)
-    shutil.copy(ROOT / "requirements.lock", folder)
-    # Not jobs/cli.py itself: Python would look for modules in `jobs` first.
-    shutil.copyfile(ROOT / "jobs/cli.py", folder / "millrace.py")
-    for group in groups:
-        for jar in jars.ensure(group):
-            shutil.copy(jar, folder / "jars")
-    _build_wheel(folder)
-
-
-def _build_wheel(folder: Path) -> None:
-    """millrace with its pipeline files and environments, built from a copy: setuptools leaves its work beside what it builds."""
-    uv = shutil.which("uv") or str(ROOT / ".venv-tools/bin/uv")
-    with tempfile.TemporaryDirectory() as copy:
-        for package in ("conf", "transforms", "models", "jobs"):
-            shutil.copytree(ROOT / package, Path(copy) / package, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / file, copy)
-        subprocess.run([uv, "--quiet", "build", "--wheel", "--out-dir", str(folder), copy], check=True)
+    shutil.copytree(package / "jars", folder / "jars")
+    for file in (
+        SOURCES / "Dockerfile",
+        SOURCES / "entrypoint.sh",
+        ROOT / "requirements.lock",
+        package / "millrace.py",
+    ):
+        shutil.copy(file, folder)

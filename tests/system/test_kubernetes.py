@@ -11,7 +11,7 @@ import pytest
 import yaml
 from kubeflow_spark_api import models
 
-from scripts import kubernetes_package
+from scripts import cluster_package, kubernetes_package
 from tests.system.kubernetes_api import kubernetes_api
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ MODELS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
-    kubernetes_package.write(folder, ["delta", "s3"], IMAGE)
+    cluster_package.main([str(folder), "--image", IMAGE])
     return folder
 
 
