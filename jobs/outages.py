@@ -40,6 +40,10 @@ _SENTENCES: Mapping[re.Pattern[str], str] = {
         r"FAILED_READ_FILE\.\w+\] Encountered error while reading file (?P<path>\S+/_delta_log/\S+?\.json)\."
     ): "{path}: the log of a table is damaged. Restore it from a copy; what was committed before it stays readable by version.",
     re.compile(
+        r"(?s)Encountered error while reading file (?P<path>\S+?)\. .*?(CRC checksum verification failed|ChecksumException)"
+    ): "{path}: a file of a table is damaged: its content does not fit its checksum. Restore it, or run the job that wrote the table with"
+    " --force.",
+    re.compile(
         r"SparkContext was shut down|cancelled because SparkContext"
     ): f"Spark was stopped while jobs ran. {AGAIN}",
 }

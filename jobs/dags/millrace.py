@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import fsspec
 import psutil
 import yaml
 from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
@@ -84,6 +84,43 @@ def environment() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def variables() -> dict[str, str]:
+    """This process's environment, with the product's Java and Python."""
+    java = HOME / ".venv/java-home"
+    found = {"JAVA_HOME": java.read_text().strip()} if java.exists() else {}
+    return {
+        **os.environ,
+        **found,
+        "PATH": os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def content(path: str) -> str:
+    """Of a file on a disk, on HDFS or in a store: read by the jobs' own Hadoop, which has the same settings and finds the same credentials.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    hadoop = "spark.hadoop."
+    settings = {name: value for name, value in (environment().get("spark") or {}).items() if name.startswith(hadoop)}
+    given = [word for name, value in settings.items() for word in ("-D", f"{name.removeprefix(hadoop)}={value}")]
+    with TemporaryDirectory() as folder:
+        # It insists on this file, which machines without HADOOP_CONF_DIR do not have.
+        Path(folder, "core-site.xml").write_text("<configuration/>")
+        try:
+            done = subprocess.run(
+                [str(PYTHON.with_name("spark-class")), "org.apache.hadoop.fs.FsShell", *given, "-cat", path],
+                env={**variables(), "SPARK_DIST_CLASSPATH": f"{PACKAGE}/jars/*:{folder}"},
+                capture_output=True, text=True, timeout=GRACE,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"no answer within {GRACE} s") from error
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line and not line[0].isspace()]
+        raise OSError(said[-1] if said else f"exit code {done.returncode}")
+    return done.stdout
+
+
 class Submission(SparkSubmitHook):
     """One call of the product's spark-submit. `summary` is the JSON line that the job printed, None in cluster mode."""
 
@@ -99,13 +136,8 @@ class Submission(SparkSubmitHook):
 
     def submit(self, application: str = "", **kwargs: Any) -> str | None:
         """As the hook's own, with the product's Java, Python and working folder."""
-        java = HOME / ".venv/java-home"
-        found = {"JAVA_HOME": java.read_text().strip()} if java.exists() else {}
-        path = os.pathsep.join([str(PYTHON.parent), os.environ.get("PATH", os.defpath)])
         # Credentials go on in the environment alone: what is in the command line is in the log.
-        submitted: str | None = super().submit(
-            application, cwd=HOME, env={**os.environ, **found, "PATH": path}, **kwargs
-        )
+        submitted: str | None = super().submit(application, cwd=HOME, env=variables(), **kwargs)
         return submitted
 
     @property
@@ -243,9 +275,8 @@ class JobOperator(SparkSubmitOperator):
         lake = lake if "://" in lake else str(HOME / lake)
         path = f"{lake}/ops/outcomes/{self.pipeline}/{self._asked or 'none'}-{self.task_id}.json"
         try:
-            with fsspec.open(path) as stream:
-                found = json.load(stream)
-        except (OSError, ValueError, ImportError) as error:
+            found = json.loads(content(path))
+        except (OSError, ValueError) as error:
             self.log.warning("%s: cannot be read: %s", path, error)
             return None
         # An earlier run of this date may have left it.

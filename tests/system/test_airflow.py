@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 from scripts import cluster_package
-from tests.system import deliveries, lakes
-from tests.system.hadoop import hadoop
+from tests.system import deliveries, lakes, stores
+from tests.system.hadoop import Hadoop, hadoop
 
 ROOT = Path(__file__).resolve().parents[2]
 AIRFLOW = ROOT / ".venv-airflow/bin"
@@ -93,6 +93,14 @@ print(json.dumps({
     "event without date": date(events=[event({})]),
     "nothing": date(),
 }))
+"""
+
+# Prints what the file that is named in the environment says to a task.
+CONTENT = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from millrace import content
+print(json.dumps(content(os.environ["FILE"])))
 """
 
 
@@ -189,17 +197,23 @@ def bare(tmp_path: Path) -> Deployment:
 
 
 @pytest.fixture
-def deployment(bare: Deployment) -> Deployment:
-    """Ready to run: a database, raw files, and what scripts/package writes."""
+def packaged(bare: Deployment) -> Deployment:
+    """With what scripts/package writes."""
     (bare.folder / "home").mkdir()
     for part in (".venv", "conf"):
         (bare.folder / "home" / part).symlink_to(ROOT / part)
-    cluster_package.write(bare.folder / "home/build/package", ["delta"])
-    deliveries.write(bare.folder / "raw", rows=1_500)
-    deliveries.write_environment(bare.folder, "lake")
-    done = bare.call("airflow", "db", "migrate")
-    assert done.returncode == 0, done.stdout[-4000:]
+    cluster_package.write(bare.folder / "home/build/package", ["delta", "s3"])
     return bare
+
+
+@pytest.fixture
+def deployment(packaged: Deployment) -> Deployment:
+    """Ready to run: a database and raw files too."""
+    deliveries.write(packaged.folder / "raw", rows=1_500)
+    deliveries.write_environment(packaged.folder, "lake")
+    done = packaged.call("airflow", "db", "migrate")
+    assert done.returncode == 0, done.stdout[-4000:]
+    return packaged
 
 
 def test_every_pipeline_is_a_dag(bare: Deployment) -> None:
@@ -257,6 +271,19 @@ def test_where_the_run_date_comes_from(bare: Deployment) -> None:
         "event without date": None,
         "nothing": None,
     }
+
+
+def test_an_outcome_in_a_store_is_read_as_the_jobs_read_it(packaged: Deployment) -> None:
+    """The address from the environment file, the credentials from the environment."""
+    with stores.object_store() as store:
+        deliveries.write_environment(packaged.folder, "lake", store.spark, lake="s3a://lake")
+        store.client.put_object(Bucket="lake", Key="ops/one.json", Body='{"at": "Zürich"}'.encode())
+        packaged.settings |= {**stores.CREDENTIALS, "FILE": "s3a://lake/ops/one.json"}
+        assert packaged.python(CONTENT) == '{"at": "Zürich"}'
+
+        packaged.settings["FILE"] = "s3a://lake/ops/none.json"
+        done = packaged.call(str(AIRFLOW / "python"), "-c", CONTENT, str(DAGS))
+    assert "OSError: cat: `s3a://lake/ops/none.json': No such file or directory" in done.stdout
 
 
 @pytest.mark.system
@@ -371,10 +398,12 @@ def test_a_driver_on_yarn_is_judged_by_the_outcome_in_the_lake(deployment: Deplo
         }
         deployment.settings.pop("SPARK_HOME")
         _small_containers(deployment, cluster.spark_jars)
+        _on_hdfs(deployment, cluster)
         pipeline.write_text(deliveries.PIPELINE.replace("min_value: 1,", "min_value: 90,"))
         failed = deployment.call("airflow", "dags", "test", "parcels", "2024-04-01")
         pipeline.write_text(deliveries.PIPELINE)
         deployment.test_run("2024-04-01", "--mark-success-pattern", "(?!ingest).*")
+        cluster.download(f"{cluster.root}/lake", deployment.lake)
 
     assert failed.returncode != 0
     assert "ingest of parcels ended with exit code 3 (data contract or quality gate)" in failed.stdout
@@ -383,7 +412,7 @@ def test_a_driver_on_yarn_is_judged_by_the_outcome_in_the_lake(deployment: Deplo
 
 
 def _small_containers(deployment: Deployment, spark_jars: str) -> None:
-    """The environment file of a cluster that is this machine; Spark's jars need not be sent."""
+    """Spark's settings for a cluster that is this machine; Spark's jars need not be sent."""
     defaults = deployment.folder / "conf"
     defaults.mkdir()
     settings = {
@@ -393,10 +422,15 @@ def _small_containers(deployment: Deployment, spark_jars: str) -> None:
     }
     (defaults / "spark-defaults.conf").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
     deployment.settings["SPARK_CONF_DIR"] = str(defaults)
+
+
+def _on_hdfs(deployment: Deployment, cluster: Hadoop) -> None:
+    """The environment file, with raw files and lake on HDFS."""
+    cluster.upload(deployment.folder / "raw", f"{cluster.root}/raw")
     file = deployment.folder / "lake.yaml"
     values = yaml.safe_load(file.read_text())
+    values |= {"raw": f"{cluster.root}/raw", "lake": f"{cluster.root}/lake", "driver_memory": "1g"}
     values["mlflow"] = f"sqlite:///{deployment.folder}/mlflow.db"
-    values["driver_memory"] = "1g"
     del values["master"]
     file.write_text(yaml.safe_dump(values))
 
