@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import IO, Any
 
 from pyspark.sql import SparkSession
 
@@ -19,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @contextmanager
 def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
-    """A master and two workers of one core and so much memory each; its address."""
+    """A master and two workers of one core and so much memory each; its address, once it knows both."""
     import pyspark
 
     home = Path(pyspark.__file__).parent
@@ -36,15 +38,24 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
     for i in range(2):
         place = ["--cores", "1", "--memory", memory, "--work-dir", str(folder / f"work-{i}")]
         commands.append([f"{deploy}.worker.Worker", *settings, *place, master])
-    processes = []
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(number: int, **output: Any) -> subprocess.Popen[str]:
+        command = [str(home / "bin/spark-class"), *commands[number]]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.STDOUT, text=True, **output)
+        processes.append(process)
+        return process
+
     try:
-        for number, command in enumerate(commands):
-            log = (folder / f"daemon-{number}.log").open("w")
-            processes.append(
-                subprocess.Popen(
-                    [str(home / "bin/spark-class"), *command], env=environment, stdout=log, stderr=subprocess.STDOUT
-                )
-            )
+        said = start(0, stdout=subprocess.PIPE).stdout
+        assert said is not None
+        lines = _copied(said, folder / "daemon-0.log")
+        # Whoever comes before the master listens, a worker or a driver, tries again seconds later.
+        _await(lines, "I have been elected leader")
+        for number in (1, 2):
+            start(number, stdout=(folder / f"daemon-{number}.log").open("w"))
+        for _ in (1, 2):
+            _await(lines, "Registering worker")
         yield master
     finally:
         for process in reversed(processes):
@@ -54,6 +65,31 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _copied(stream: IO[str], file: Path) -> SimpleQueue[str | None]:
+    """Lines of a stream as they come, None at its end; all are written to a file."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+
+    def copy() -> None:
+        with file.open("w") as log:
+            for line in stream:
+                log.write(line)
+                lines.put(line)
+        lines.put(None)
+
+    Thread(target=copy, daemon=True).start()
+    return lines
+
+
+def _await(lines: SimpleQueue[str | None], text: str) -> None:
+    """Take lines up to one with a text."""
+    seen = []
+    while (line := lines.get(timeout=60)) is not None:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError(f"expected {text!r}, found:\n{''.join(seen)}")
 
 
 def found_by(script: list[str], folder: Path) -> Any:
