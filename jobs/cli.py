@@ -30,8 +30,8 @@ def cli() -> None:
     """From raw files to reviewed predictions, on Apache Spark.
 
     A run ends with exit code 0 (done, or nothing to do), 2 (configuration), 3 (data contract or quality gate),
-    4 (model floor missed and no champion), 5 (another run holds the lake) or 1 (anything else), and with one line of
-    JSON on standard output.
+    4 (model floor missed and no champion), 5 (another run holds the pipeline, or the request is unsafe) or 1 (anything
+    else), and with one line of JSON on standard output.
     """
 
 

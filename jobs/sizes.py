@@ -15,7 +15,7 @@ MIB, GIB = 2**20, 2**30
 
 
 def partitions(read: int, slots: int) -> int:
-    """How many partitions a shuffle of so many bytes of rows has: `PARTITION` bytes in each, and at least one for each slot.
+    """How many partitions a shuffle of so many bytes of rows has: `PARTITION` bytes in each, at least one for each slot, at most `MOST`.
 
     Adaptive execution joins those that turn out small; it cannot cut those that turn out large.
     """
@@ -26,6 +26,8 @@ def python_memory(read: int, slots: int, *, holds_rows: bool) -> int:
     """Bytes that the Python worker of one slot takes.
 
     Args:
+        read: bytes of rows that the stage reads.
+        slots: tasks that run at once, over all executors.
         holds_rows: it keeps its share of the rows, twice while they are put in order; else it lets each batch go.
     """
     return INTERPRETER + (2 * read // max(1, slots) if holds_rows else 0)
@@ -47,7 +49,8 @@ def fit(spark: SparkSession, bytes_of_rows: Callable[[], int], *, holds_rows: bo
     memory = python_memory(read, slots, holds_rows=holds_rows)
     return (
         f"about {_words(read)} of rows for {slots} slots: {count} shuffle partitions ({SHUFFLE} overrides);"
-        f" Python takes about {_words(memory)} a slot, of spark.executor.memoryOverhead"
+        f" Python takes about {_words(memory)} a slot: times the cores of an executor, what"
+        " spark.executor.memoryOverhead needs"
     )
 
 

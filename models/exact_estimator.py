@@ -70,6 +70,18 @@ def too_wide(features: int, folds: Folds) -> str | None:
     return f"the moments of {features} features in {cells} cells of rows take more than {MOMENTS_BYTES >> 20} MiB"
 
 
+def reason_against_rows(way: Route, frame: DataFrame, folds: Folds) -> str | None:
+    """Why rows go the general path though `reason_against` has nothing against the grid point; of stages to be fitted, only the fit can tell.
+
+    Raises:
+        ModelError: there is no row to tell the number of features from.
+    """
+    if way.is_fitted:
+        return None
+    features = any_estimator.through(way.prefix, frame)
+    return too_wide(search.width(features, way.last.getFeaturesCol()), folds)  # type: ignore[union-attr]
+
+
 def checks_folds(routes: Sequence[Route]) -> bool:
     """Whether `fits` of these routes finds out about wrong folds from the sums that it needs anyway."""
     return bool(routes) and not any(way.is_fitted for way in routes)
@@ -120,7 +132,11 @@ def fits(
 
 
 def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) -> Model | None:
-    """Fit one grid point on all rows of a frame, with a training summary as MLlib's fit gives it; None where it is too wide."""
+    """Fit one grid point on all rows of a frame; None where it is too wide.
+
+    The training summary has what MLlib computes from predictions; the standard errors and the history of the objective that belong to
+    the way a solver went are not in it.
+    """
     memo: dict[Any, Transformer] = {}
     features, _ = any_estimator.advance((frame, frame), way, range(len(way.prefix)), memo)
     folds = Folds(1, _FOLD)
@@ -305,7 +321,7 @@ class _Group:
 
 
 def passes(way: Route, evaluator: Evaluator) -> int | None:
-    """Passes over the rows for all grid points, None where they depend on the data."""
+    """Passes over the rows for all grid points, None where they depend on the data; one more where errors next to none need it."""
     if choice.solver(way.last) != choice.LINEAR:
         return None
     return 2 if evaluator.getOrDefault("metricName") == "mae" else 1

@@ -28,9 +28,12 @@ class PlannedFit:
     """What `CrossValidator.plan` says of one grid point.
 
     Attributes:
-        solver: which code will fit it, and the reason why.
-        passes: passes over the data for all folds together, None where the estimator alone knows.
-        bytes_per_worker: estimated size of the cached rows in each worker, from Spark's statistics of the dataset.
+        point: index in the grid.
+        parameters: what the grid sets there, by name.
+        solver: which code will fit it.
+        reason: why that one.
+        passes: passes over the data for all folds together, None where the data or the estimator decide.
+        bytes_per_worker: estimated size of the cached rows in each executor, from Spark's statistics of the dataset.
     """
 
     point: int
@@ -162,13 +165,28 @@ class CrossValidator(stock.CrossValidator):
         return self.getOrDefault(self.exact) if self.isSet(self.exact) else False
 
     def plan(self, dataset: DataFrame) -> tuple[PlannedFit, ...]:
-        """Which solver would fit each grid point, and why; nothing is fitted."""
-        estimator, evaluator = self.getEstimator(), self.getEvaluator()
+        """Which solver would fit each grid point, and why; nothing is fitted.
+
+        Feature stages that are fitted may turn out to make more columns than the exact solvers take: the fit logs it then.
+
+        Raises:
+            ConfigError: the parameters of folds contradict each other.
+            ModelError: there is no row to tell the number of features from.
+        """
+        estimator, evaluator, folds = self.getEstimator(), self.getEvaluator(), self._folds()
         size = _bytes_per_worker(dataset)
         planned = []
+        too_wide: dict[Any, str | None] = {}
         for point, extra in enumerate(self.getEstimatorParamMaps()):
             way = any_estimator.route(estimator, point, extra)
             taken, reason = path(way, evaluator, exact=self.getExact())
+            if taken is Path.EXACT:
+                features = way.keys, way.last.getFeaturesCol()  # type: ignore[union-attr]
+                if features not in too_wide:
+                    too_wide[features] = exact_estimator.reason_against_rows(way, dataset, folds)
+                against = too_wide[features]
+                if against:
+                    taken, reason = Path.GENERAL, against
             solver = {
                 Path.EXACT: exact_estimator.solver(way),
                 Path.BOOSTED: tree_search.SOLVER,

@@ -128,8 +128,9 @@ def recorded(text: str, found: dict[str, Any]) -> str:
     """BENCHMARKS.md with the section of this benchmark and size written anew."""
     if not text:
         text = (
-            "# Benchmarks\n\nWritten by `scripts/bench NAME --size full --record`: both sides in one session on one machine, in turn. Times vary between\n"
-            "machines and hours; the ratios are what to compare. CONTRIBUTING.md says how to run them.\n"
+            "# Benchmarks\n\nWritten by `scripts/bench NAME --size full --record` (or `small`): both sides in one session on one machine, in turn. Times vary\n"
+            "between machines and hours; the ratios are what to compare. `ours_s` and `peer_s` are medians over the pairs of runs in seconds, `ratio` is the\n"
+            "median of peer over ours, `strict_*` is against a peer that was run to a tolerance of 1e-12, `ok` says that both sides gave the same result.\n"
         )
     title = f"## {found['bench']}, {found['size']['name']}"
     rows = "\n".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from models.exact.driver.moments import Moments
 from models.exact.driver.passes import Passes
 from models.exact.driver.solution import Solution
 from transforms.errors import ModelError
+
+log = logging.getLogger(__name__)
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -168,7 +171,12 @@ class LogisticSearch:
             setting = self._maps.setting(point)
             problems.append(Problem(trains, penalty, part.design, part.std, part.class_weights, family, setting))
         rows = int(self._rows.counts.sum())
-        return logistic_regression.fit(self._passes, problems, rows=rows, on_pass=self._on_pass)
+        fits = logistic_regression.fit(self._passes, problems, rows=rows, on_pass=self._on_pass)
+        for (point, fold), fit in zip(models, fits, strict=True):
+            if not fit.converged:
+                where = "all rows" if fold is None else f"fold {fold}"
+                log.warning("Grid point %d on %s has not converged: %s.", point, where, fit.reason)
+        return fits
 
     def _classes_of(self, trains: Flags) -> Doubles:
         """Weight of each class in training rows, up to the largest that they have: MLlib takes the number of classes from them."""

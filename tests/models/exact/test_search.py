@@ -18,6 +18,7 @@ from pyspark.ml.evaluation import (
     RegressionEvaluator,
 )
 from pyspark.ml.feature import Imputer, OneHotEncoder, StandardScaler, StringIndexer, VectorAssembler
+from pyspark.ml.functions import array_to_vector
 from pyspark.ml.linalg import Vectors
 from pyspark.ml.regression import LinearRegression
 from pyspark.ml.tuning import ParamGridBuilder
@@ -269,6 +270,24 @@ def test_an_unconverged_fit_keeps_its_meaning(spark: SparkSession) -> None:
     assert weights(validator.setExact(True).fit(frame).bestModel) == pytest.approx(weights(converged), rel=1e-6)
 
 
+def test_a_fit_without_an_optimum_is_logged(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
+    """A plane separates the classes: the best of an endless climb is no optimum."""
+    frame = spark.range(60).selectExpr("array(double(id)) AS x", "double(id >= 30) AS kind", "int(id % 2) AS fold")
+    frame = frame.withColumn("features", array_to_vector("x")).repartition(2)
+    estimator = LogisticRegression(labelCol="kind")
+    CrossValidator(
+        estimator=estimator,
+        estimatorParamMaps=[{estimator.regParam: 0.1}, {estimator.regParam: 0.0}],
+        evaluator=BinaryClassificationEvaluator(labelCol="kind", numBins=0),
+        foldCol="fold",
+        numFolds=2,
+    ).fit(frame)
+    cause = "a plane separates the classes: without a penalty the likelihood has no maximum; set regParam above 0."
+    assert [record.getMessage() for record in caplog.records if "converged" in record.getMessage()] == [
+        f"Grid point 1 on fold {fold} has not converged: {cause}" for fold in (0, 1)
+    ]
+
+
 def test_more_features_than_moments_are_kept_of_go_the_general_path(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +302,10 @@ def test_more_features_than_moments_are_kept_of_go_the_general_path(
         numFolds=FOLDS,
     )
     exact = validator.fit(frame).avgMetrics
+    assert [(fit.solver, fit.passes) for fit in validator.plan(frame)] == [(choice.LINEAR, 1)]
     monkeypatch.setattr("models.exact_estimator.MOMENTS_BYTES", 100)
+    reason = f"the moments of 4 features in {FOLDS + 1} cells of rows take more than 0 MiB"
+    assert [(fit.solver, fit.reason, fit.passes) for fit in validator.plan(frame)] == [("general", reason, None)]
     assert validator.fit(frame).avgMetrics == pytest.approx(exact, rel=1e-9)
 
 
@@ -299,8 +321,6 @@ def test_more_features_than_moments_are_kept_of_go_the_general_path(
 )
 def test_rows_that_give_no_model_are_refused(spark: SparkSession, change: str, message: str) -> None:
     """A missing feature; a fold whose training rows have one class. The sentence names the cure."""
-    from pyspark.ml.functions import array_to_vector
-
     plain = spark.range(40).selectExpr(
         "id",
         "array(double(id), double(id * id % 7)) AS features",
