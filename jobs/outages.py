@@ -18,6 +18,10 @@ _SENTENCES: Mapping[re.Pattern[str], str] = {
     ): "{path}: the store refused access (403). Expected to read and write there."
     f" Check the credentials of this process and the bucket's policy. {AGAIN}",
     re.compile(
+        r"DELTA_CANNOT_CREATE_LOG_PATH\] Cannot create (?P<path>\S+)"
+    ): "{path}: the folder of a table's log cannot be made. Expected to write there. Check the lake's address, the credentials of this process"
+    f" and its rights there. {AGAIN}",
+    re.compile(
         r"AccessControlException: (?P<path>[^\n]+)"
     ): f"The file system refused access: {{path}}. Check this user's rights. {AGAIN}",
     re.compile(

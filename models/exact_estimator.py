@@ -134,8 +134,7 @@ def fits(
 def fit_whole(way: Route, frame: DataFrame, *, on_pass: OnPass | None = None) -> Model | None:
     """Fit one grid point on all rows of a frame; None where it is too wide.
 
-    The training summary has what MLlib computes from predictions; the standard errors and the history of the objective that belong to
-    the way a solver went are not in it.
+    The model has MLlib's training summary; of the history of the objective, which tells the way that a solver went, it has the end.
     """
     memo: dict[Any, Transformer] = {}
     features, _ = any_estimator.advance((frame, frame), way, range(len(way.prefix)), memo)

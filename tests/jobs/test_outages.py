@@ -63,6 +63,17 @@ def test_a_log_that_is_cut_short(spark: SparkSession, table: Path) -> None:
     )
 
 
+def test_a_lake_that_cannot_be_written_to(spark: SparkSession, lake_root: str) -> None:
+    """Delta tells that it could not, and not why."""
+    Path(lake_root, "silver").write_text("a file where a folder should be")
+    with pytest.raises(Exception, match="silver") as caught:
+        spark.range(1).write.format("delta").save(f"{lake_root}/silver/parcels")
+    assert outages.sentence(caught.value) == (
+        f"file:{lake_root}/silver/parcels/_delta_log: the folder of a table's log cannot be made. Expected to write there. Check the lake's"
+        " address, the credentials of this process and its rights there. The same command goes on from what was committed."
+    )
+
+
 def test_a_mistake_of_ours_is_no_outage(spark: SparkSession) -> None:
     with pytest.raises(Exception, match="no_such_column") as caught:
         spark.range(1).select("no_such_column").collect()

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,19 @@ def parcels(folder: Path) -> Workload:
     (folder / "parcels.yaml").write_text(deliveries.PIPELINE)
     # Small tables: the 50 tasks that Delta takes to read a log by default cost more than all the rest.
     return Workload(folder / "parcels.yaml", folder / "raw", spark={"spark.databricks.delta.snapshotPartitions": "2"})
+
+
+def depots(work: Workload, folder: Path) -> Workload:
+    """Of the small pipeline no more than the ingest of its smallest source: what a cluster does in a minute."""
+    spec = yaml.safe_load(work.pipeline.read_text())
+    spec["sources"] = {"depots": spec["sources"]["depots"]}
+    spec["features"] = {"spine": "depots", "label": {"name": "size", "value": "docks"}, "categorical": ["depot"]}
+    spec |= {"task": "regression", "split": {"test": {"share": 0.2}, "folds": {"kind": "random", "count": 2}}}
+    spec["train"] = {"metric": "rmse", "candidates": {"linear": {"estimator": "linear_regression"}}}
+    kept = ("pipeline", "task", "timezone", "sources", "features", "split", "train")
+    pipeline = folder / "depots.yaml"
+    pipeline.write_text(yaml.safe_dump({name: spec[name] for name in kept}, sort_keys=False))
+    return replace(work, pipeline=pipeline, job="ingest")
 
 
 @dataclass(frozen=True)

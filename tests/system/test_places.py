@@ -75,6 +75,19 @@ def test_a_store_begins_empty() -> None:
         assert store.objects() == []
 
 
+@pytest.mark.parametrize("place", [places.standalone_cluster, places.yarn])
+@pytest.mark.timeout(600)
+def test_a_source_is_the_same_on_clusters(parcels: Workload, parcels_here: Ran, place: Place, tmp_path: Path) -> None:
+    """The smoke of the tests below: one small source, by a job on two executors."""
+    with place(places.depots(parcels, tmp_path), tmp_path / "there") as run:
+        there = run()
+
+    assert there.summary["outcome"] == "done"
+    data = {name: table for name, table in there.tables.items() if name.startswith(("silver/", "quarantine/"))}
+    assert data.keys() == {"silver/parcels_depots", "quarantine/parcels_depots"}
+    assert_same_data(data, {name: parcels_here.tables[name] for name in data})
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("place", [places.standalone_cluster, places.yarn])
 @pytest.mark.timeout(900)

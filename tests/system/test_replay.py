@@ -92,8 +92,8 @@ def test_months_one_by_one_and_a_late_file(
 
     before = monthly.tables()
     assert checksums(before) == checksums(bulk.tables())
-    # December's flights, from the first that was seen by windows of the last days of November in UTC.
-    assert monthly.days_computed().endswith("to 2013-12-31")
+    # December, and as long after it as windows of 28 days from four hours after a landing would see it.
+    assert monthly.days_computed() == "2013-12-01 to 2014-01-29"
 
     late = late_file(tmp_path)
     afresh = Place(tmp_path / "afresh")

@@ -64,6 +64,37 @@ def fit(moments: Moments, penalties: Sequence[Penalty], *, unbiased_std: bool = 
     return coefficients, intercepts
 
 
+def inverse_diagonal(moments: Moments, penalty: Penalty) -> Doubles | None:
+    """Diagonal of (A'WA + penalty)^-1, which the standard errors of a model come from: A the features, and last a column of ones.
+
+    As MLlib's `WeightedLeastSquares` has it: of the scaled problem (see above) with its penalty, in the scale of the features. With M the
+    scaled Gram matrix about the means, and m the scaled means, the inverse with an intercept has the blocks M^-1 and 1 + m'M^-1 m.
+
+    Returns:
+        (p), or (p + 1) with an intercept. None where MLlib has none: a penalty on absolute values, a label or features that determine
+        nothing.
+    """
+    p = len(moments.mean) - 1
+    std = moments.std(unbiased=False)
+    scale, label_std = std[:p], float(std[p])
+    if penalty.l1 > 0 or label_std == 0 or not (scale > 0).all():
+        return None
+    products = moments.comoment[:p, :p] / moments.weight
+    if not penalty.fit_intercept:
+        products = products + np.outer(moments.mean[:p], moments.mean[:p])
+    q = 1.0 if penalty.standardization else 1 / scale
+    matrix = products / np.outer(scale, scale) + np.diag(np.full(p, penalty.l2 / label_std) * q**2)
+    factor, info = linalg.lapack.dpotrf(matrix)
+    if info != 0:
+        return None
+    inverse = linalg.cho_solve((factor, False), np.eye(p))
+    diagonal = np.diagonal(inverse) / scale**2
+    if penalty.fit_intercept:
+        means = moments.mean[:p] / scale
+        diagonal = np.append(diagonal, 1 + means @ inverse @ means)
+    return np.asarray(diagonal / moments.weight)
+
+
 def _coefficients(moments: Moments, penalties: Sequence[Penalty], intercept: bool, std: Doubles) -> Doubles:
     """(M, p) for penalties that all have an intercept or all none."""
     p = len(std) - 1

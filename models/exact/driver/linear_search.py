@@ -74,8 +74,12 @@ class LinearSearch:
     def whole(self, point: int) -> Solution:
         """The model of a grid point on all rows; no pass is needed for it."""
         design = self._maps.of(point, None, self._plain)
-        coefficients, intercepts = self._fitted(self._features(self._maps.trains(None), design), [point])
-        return Solution(coefficients, intercepts, None)
+        rows = self._features(self._maps.trains(None), design)
+        coefficients, intercepts = self._fitted(rows, [point])
+        estimator, diagonal = self._estimators[point], None
+        if not _is_iterative(estimator, len(rows.mean) - 1):
+            diagonal = linear_regression.inverse_diagonal(rows, penalty_of(estimator))
+        return Solution(coefficients, intercepts, None, inverse_diagonal=diagonal)
 
     def _features(self, cells: Flags, design: Affine) -> Moments:
         """Moments of the features in some cells."""

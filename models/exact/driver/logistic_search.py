@@ -229,4 +229,5 @@ class LogisticSearch:
 
     def _solution(self, fit: LogisticFit, value: float | None) -> Solution:
         classes = max(2, fit.coefficients.shape[0])
-        return Solution(fit.coefficients, fit.intercepts, value, classes, fit.coefficients.shape[0] > 1)
+        multinomial = fit.coefficients.shape[0] > 1
+        return Solution(fit.coefficients, fit.intercepts, value, classes, multinomial, objective=fit.objective)

@@ -63,8 +63,7 @@ def linear_model(
     intercept: float,
     *,
     training: DataFrame | None = None,
-    inverse_diagonal: Sequence[float] = (),
-    objectives: Sequence[float] = (),
+    inverse_diagonal: Numbers | None = None,
 ) -> LinearRegressionModel:
     """A `LinearRegressionModel` with the estimator's parameters and uid.
 
@@ -73,7 +72,6 @@ def linear_model(
         training: rows for the model's training summary; None gives a model without one.
         inverse_diagonal: diagonal of (A'WA)^-1 of the features, and last of the intercept where there is one: what standard errors
             come from. Without it the summary refuses them, as stock does for its iterative solver.
-        objectives: the objective function after each iteration, for the summary.
     """
     package = _jvm().org.apache.spark.ml.regression
     made = package.LinearRegressionModel(estimator.uid, _to_java(DenseVector(coefficients)), float(intercept))
@@ -81,9 +79,9 @@ def linear_model(
     estimator._copyValues(model)
     if training is not None:
         fitted = [*coefficients, intercept] if estimator.getFitIntercept() else [*coefficients]
-        made.createSummary(
-            training._jdf, _doubles(inverse_diagonal or [0.0]), _doubles(objectives or [0.0]), _doubles(fitted)
-        )
+        diagonal = np.zeros(1) if inverse_diagonal is None else inverse_diagonal
+        # No iterations, as MLlib's solver `normal` has none.
+        made.createSummary(training._jdf, _doubles(diagonal), _doubles([0.0]), _doubles(fitted))
     return model
 
 
@@ -106,6 +104,6 @@ def _to_java(value: Any) -> Any:
     return _py2java(SparkSession.active().sparkContext, value)
 
 
-def _doubles(values: Sequence[float]) -> Any:
+def _doubles(values: Sequence[float] | Numbers) -> Any:
     """A Java array, in one call: filling one takes a call an element."""
     return _to_java(DenseVector(values)).toArray()

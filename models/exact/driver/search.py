@@ -82,7 +82,11 @@ def model_of(estimator: Any, solution: Solution, training: DataFrame | None = No
     """A genuine MLlib model, with a training summary if `training` rows are given."""
     if isinstance(estimator, LinearRegression):
         return native.linear_model(
-            estimator, solution.coefficients[0], float(solution.intercepts[0]), training=training
+            estimator,
+            solution.coefficients[0],
+            float(solution.intercepts[0]),
+            training=training,
+            inverse_diagonal=solution.inverse_diagonal,
         )
     return native.logistic_model(
         estimator,
@@ -91,6 +95,7 @@ def model_of(estimator: Any, solution: Solution, training: DataFrame | None = No
         classes=solution.classes,
         multinomial=solution.multinomial,
         training=training,
+        objectives=() if solution.objective is None else (solution.objective,),
     )
 
 

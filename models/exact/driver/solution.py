@@ -18,6 +18,8 @@ class Solution:
         value: the metric on the fold's validation rows; None for a model of all rows.
         classes: of a classifier; 0 for a regression.
         multinomial: whether there is a row of coefficients for each class.
+        inverse_diagonal: what the standard errors of a linear model of all rows come from, see `linear_regression.inverse_diagonal`.
+        objective: what the solver of a classifier made least.
     """
 
     coefficients: npt.NDArray[np.float64]
@@ -25,3 +27,5 @@ class Solution:
     value: float | None
     classes: int = 0
     multinomial: bool = False
+    inverse_diagonal: npt.NDArray[np.float64] | None = None
+    objective: float | None = None

@@ -70,7 +70,7 @@ def test_a_linear_model_is_the_one_that_mllib_fits(rows: DataFrame, tmp_path: Pa
     """With standard errors, where the diagonal of the inverse is given."""
     estimator = LinearRegression(labelCol="value", solver="normal", weightCol="weight")
     fitted = estimator.fit(rows)
-    diagonal = list(fitted.summary._java_obj.diagInvAtWA())
+    diagonal = np.array(list(fitted.summary._java_obj.diagInvAtWA()))
     made = native.linear_model(
         estimator, fitted.coefficients.toArray(), fitted.intercept, training=rows, inverse_diagonal=diagonal
     )

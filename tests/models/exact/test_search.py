@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pyspark.errors import UnsupportedOperationException
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import (
@@ -26,7 +27,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from models.exact.driver import choice
 from models.folds import Folds
-from models.tuning import CrossValidator, Search, tune
+from models.tuning import CrossValidator, Search, fit, tune
 from tests.models.exact.against_stock import FOLDS, both
 from transforms.errors import ModelError
 
@@ -268,6 +269,46 @@ def test_an_unconverged_fit_keeps_its_meaning(spark: SparkSession) -> None:
     assert weights(validator.fit(frame).bestModel) == pytest.approx(weights(estimator.fit(frame)), rel=1e-12)
     converged = estimator.copy({estimator.maxIter: 1000, estimator.tol: 1e-12}).fit(frame)
     assert weights(validator.setExact(True).fit(frame).bestModel) == pytest.approx(weights(converged), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("intercept", "standardization", "reg_param"), [(True, True, 0.0), (True, False, 0.3), (False, True, 0.3)]
+)
+def test_the_summary_of_a_linear_model_is_stocks(
+    spark: SparkSession, intercept: bool, standardization: bool, reg_param: float
+) -> None:
+    """Standard errors, t and p values too, with a penalty on squares and without any."""
+    frame = rows(spark, seed=6, count=90, width=4)
+    estimator = LinearRegression(
+        labelCol="value", weightCol="weight", regParam=reg_param, fitIntercept=intercept, standardization=standardization
+    )  # fmt: skip
+    ours: Any = fit(estimator, {}, frame)
+    theirs = estimator.fit(frame)
+    for name in ("coefficientStandardErrors", "tValues", "pValues", "objectiveHistory", "r2", "degreesOfFreedom"):
+        found, expected = getattr(ours.summary, name), getattr(theirs.summary, name)
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-12), name
+
+
+@pytest.mark.parametrize("settings", [{"regParam": 0.1, "elasticNetParam": 0.5}, {"solver": "l-bfgs"}])
+def test_a_summary_without_standard_errors_refuses_them_as_stocks_does(
+    spark: SparkSession, settings: dict[str, Any]
+) -> None:
+    frame = rows(spark, seed=7, count=60, width=3)
+    estimator = LinearRegression(labelCol="value", **settings)
+    models: list[Any] = [fit(estimator, {}, frame), estimator.fit(frame)]
+    for model in models:
+        with pytest.raises(UnsupportedOperationException, match=r"No Std\. Error of coefficients available"):
+            _ = model.summary.coefficientStandardErrors
+
+
+def test_the_summary_of_a_logistic_model_ends_where_stocks_does(spark: SparkSession) -> None:
+    """Of the way there we know the end."""
+    frame = rows(spark, seed=8, count=90, width=4)
+    estimator = LogisticRegression(labelCol="kind", regParam=0.1, elasticNetParam=0.5)
+    ours: Any = fit(estimator, {}, frame)
+    theirs = estimator.copy({estimator.tol: 1e-12}).fit(frame)
+    assert ours.summary.objectiveHistory == pytest.approx(theirs.summary.objectiveHistory[-1:], rel=1e-6)
+    assert ours.summary.areaUnderROC == pytest.approx(theirs.summary.areaUnderROC, rel=1e-9)
 
 
 def test_a_fit_without_an_optimum_is_logged(spark: SparkSession, caplog: pytest.LogCaptureFixture) -> None:
