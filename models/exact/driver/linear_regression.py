@@ -87,11 +87,11 @@ def inverse_diagonal(moments: Moments, penalty: Penalty) -> Doubles | None:
     factor, info = linalg.lapack.dpotrf(matrix)
     if info != 0:
         return None
-    inverse = linalg.cho_solve((factor, False), np.eye(p))
-    diagonal = np.diagonal(inverse) / scale**2
+    # M = U'U, hence M^-1 = V V' with V = U^-1: of that product the diagonal is enough.
+    root, _ = linalg.lapack.dtrtri(factor)
+    diagonal = (root**2).sum(axis=1) / scale**2
     if penalty.fit_intercept:
-        means = moments.mean[:p] / scale
-        diagonal = np.append(diagonal, 1 + means @ inverse @ means)
+        diagonal = np.append(diagonal, 1 + (((moments.mean[:p] / scale) @ root) ** 2).sum())
     return np.asarray(diagonal / moments.weight)
 
 
