@@ -74,6 +74,19 @@ def test_a_lake_that_cannot_be_written_to(spark: SparkSession, lake_root: str) -
     )
 
 
+@pytest.mark.parametrize("path", ["s3a://lake/silver/parcels/part-0.parquet", "silver/parcels/part-0.parquet"])
+def test_a_store_that_refuses(path: str) -> None:
+    """As S3A words it where it reads, and where it writes."""
+    text = (
+        f"Caused by: java.nio.file.AccessDeniedException: {path}: PUT 0-byte object  on {path}:"
+        " software.amazon.awssdk.services.s3.model.S3Exception: AccessDenied (Service: S3, Status Code: 403, Request ID: null)"
+    )
+    assert outages.sentence(RuntimeError(text)) == (
+        f"{path}: the store refused access (403). Expected to read and write there. Check the credentials of this process and the bucket's"
+        " policy. The same command goes on from what was committed."
+    )
+
+
 def test_a_mistake_of_ours_is_no_outage(spark: SparkSession) -> None:
     with pytest.raises(Exception, match="no_such_column") as caught:
         spark.range(1).select("no_such_column").collect()

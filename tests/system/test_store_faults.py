@@ -156,7 +156,7 @@ def test_a_store_that_refuses_ends_the_run_with_a_sentence(
     # Features, which come next, find no ingest in the ledger: that is their exit code.
     assert (refused.returncode, summary["outcome"], again.returncode) == (3, "failed", 0), refused.stderr
     assert re.fullmatch(
-        r"s3a://lake/silver/\S+: the store refused access \(403\)\. Expected to read and write there\. Check the credentials of this"
+        r"silver/\S+: the store refused access \(403\)\. Expected to read and write there\. Check the credentials of this"
         r" process and the bucket's policy\. The same command goes on from what was committed\.",
         summary["error"],
     ), summary["error"]
