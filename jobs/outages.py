@@ -14,8 +14,9 @@ _PATH = r"(?P<path>[a-z0-9]+:/[^\s:,]+)"
 # Pattern in the text of the exception and its causes -> the sentence. The first that is found counts.
 _SENTENCES: Mapping[re.Pattern[str], str] = {
     re.compile(
-        rf"AccessDeniedException: ({_PATH}|(?P<key>[^\s:,]+): [^\n]*403)"  # S3A names what it writes by its key alone
-    ): "{path}{key}: the store refused access (403). Expected to read and write there."
+        # S3A names what it writes by its key alone.
+        r"AccessDeniedException: (?P<path>[a-z0-9]+:/[^\s:,]+|[^\s:,]+(?=: [^\n]*403))"
+    ): "{path}: the store refused access (403). Expected to read and write there."
     f" Check the credentials of this process and the bucket's policy. {AGAIN}",
     re.compile(
         r"DELTA_CANNOT_CREATE_LOG_PATH\] Cannot create (?P<path>\S+)"
@@ -59,5 +60,5 @@ def sentence(error: BaseException) -> str | None:
     for pattern, told in _SENTENCES.items():
         found = pattern.search(text)
         if found:
-            return told.format(**{name: (value or "").rstrip(" .;") for name, value in found.groupdict().items()})
+            return told.format(**{name: value.rstrip(" .;") for name, value in found.groupdict().items()})
     return None

@@ -84,7 +84,7 @@ def environment() -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def variables() -> dict[str, str]:
+def process_environment() -> dict[str, str]:
     """This process's environment, with the product's Java and Python."""
     java = HOME / ".venv/java-home"
     found = {"JAVA_HOME": java.read_text().strip()} if java.exists() else {}
@@ -95,8 +95,8 @@ def variables() -> dict[str, str]:
     }
 
 
-def content(path: str) -> str:
-    """Of a file on a disk, on HDFS or in a store: read by the jobs' own Hadoop, which has the same settings and finds the same credentials.
+def read_file(path: str) -> str:
+    """Content of a file on a disk, on HDFS or in a store: read by the jobs' own Hadoop, which has the same settings and finds the same credentials.
 
     Raises:
         OSError: it cannot be read.
@@ -110,7 +110,7 @@ def content(path: str) -> str:
         try:
             done = subprocess.run(
                 [str(PYTHON.with_name("spark-class")), "org.apache.hadoop.fs.FsShell", *given, "-cat", path],
-                env={**variables(), "SPARK_DIST_CLASSPATH": f"{PACKAGE}/jars/*:{folder}"},
+                env={**process_environment(), "SPARK_DIST_CLASSPATH": f"{PACKAGE}/jars/*:{folder}"},
                 capture_output=True, text=True, timeout=GRACE,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
@@ -137,7 +137,7 @@ class Submission(SparkSubmitHook):
     def submit(self, application: str = "", **kwargs: Any) -> str | None:
         """As the hook's own, with the product's Java, Python and working folder."""
         # Credentials go on in the environment alone: what is in the command line is in the log.
-        submitted: str | None = super().submit(application, cwd=HOME, env=variables(), **kwargs)
+        submitted: str | None = super().submit(application, cwd=HOME, env=process_environment(), **kwargs)
         return submitted
 
     @property
@@ -275,7 +275,7 @@ class JobOperator(SparkSubmitOperator):
         lake = lake if "://" in lake else str(HOME / lake)
         path = f"{lake}/ops/outcomes/{self.pipeline}/{self._asked or 'none'}-{self.task_id}.json"
         try:
-            found = json.loads(content(path))
+            found = json.loads(read_file(path))
         except (OSError, ValueError) as error:
             self.log.warning("%s: cannot be read: %s", path, error)
             return None

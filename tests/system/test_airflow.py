@@ -99,8 +99,8 @@ print(json.dumps({
 CONTENT = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from millrace import content
-print(json.dumps(content(os.environ["FILE"])))
+from millrace import read_file
+print(json.dumps(read_file(os.environ["FILE"])))
 """
 
 

@@ -96,7 +96,7 @@ def test_a_source_is_the_same_everywhere(depots: Workload, depots_here: Ran, pla
 @pytest.mark.parametrize("place", [places.standalone_cluster, places.yarn])
 @pytest.mark.timeout(900)
 def test_ingest_is_the_same_on_clusters(parcels: Workload, place: Place, tmp_path: Path) -> None:
-    """The part of the test above that takes minutes, not a quarter of an hour."""
+    """All sources, by the one job that takes minutes; all jobs take a quarter of an hour."""
     work = replace(parcels, job="ingest")
     with places.folder_of_this_machine(work, tmp_path / "here") as run:
         here = run()
