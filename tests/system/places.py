@@ -65,7 +65,7 @@ def depots(work: Workload, folder: Path) -> Workload:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run said, its summary (the last line on standard output), and the tables of the lake after it."""
+    """What a run said, its summary (the last line of JSON), and the tables of the lake after it."""
 
     said: str
     summary: dict[str, Any]
@@ -169,7 +169,8 @@ def _on_store(store: stores.Store, folder: Path, command: list[str], heard: Hear
 
 
 def _summary(said: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    # Spark may say goodbye after it.
+    found: dict[str, Any] = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
     return found
 
 
@@ -197,22 +198,24 @@ def _submit(command: list[str], sizes: list[str], job: str, pipeline: Path, envi
 
 
 def _said(command: list[str], environment: dict[str, str], heard: Heard = lambda line: None) -> str:
-    """Standard error and output of a run that ends with exit code 0; `heard` is told each line of its log as it comes."""
+    """Standard error and output of a run that ends with exit code 0; `heard` is told each line of it as it comes.
+
+    Under spark-submit the log of a Python driver comes on standard output.
+    """
     process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1", **environment},
     )  # fmt: skip
     try:
-        assert process.stderr is not None
+        assert process.stdout is not None
         lines = []
-        for line in process.stderr:
+        for line in process.stdout:
             lines.append(line)
             heard(line)
-        # The summary, which fits into the pipe.
-        output, _ = process.communicate()
+        process.wait()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     said = "".join(lines)
-    assert process.returncode == 0, (said + output)[-8000:]
-    return said + output
+    assert process.returncode == 0, said[-8000:]
+    return said

@@ -65,8 +65,9 @@ def test_an_executor_that_is_killed_changes_nothing(
     assert_same(there.tables, undisturbed.tables, measured_to=1e-6)
 
 
-def test_speculative_attempts_change_nothing(tmp_path: Path) -> None:
+def test_speculative_attempts_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task lingers, a second attempt at it wins, and both have written: each row is there once."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the driver, which the package alone would not lead to the tests
     work = places.parcels(tmp_path / "parcels")
     spec = yaml.safe_load(work.pipeline.read_text())
     spec["features"] |= {
