@@ -336,7 +336,8 @@ class Environment(Spec):
 
     `raw` and `lake` are URIs or paths; a relative path starts at the working directory. `metrics` is where Prometheus finds what
     runs cost: a file that ends in `.prom`, or the address of a push gateway; empty for nowhere. `price_per_core_hour`, in any
-    currency, gives each stage an estimate of its cost; see `jobs.usage.Usage`.
+    currency, gives each stage an estimate of its cost; see `jobs.usage.Usage`. `gpu` says whether training uses the GPUs of the
+    workers: never, where it pays (auto), or not at all without them (require).
     """
 
     name: Name = "local"
@@ -347,6 +348,7 @@ class Environment(Spec):
     driver_memory: str = "4g"
     metrics: MetricsTarget = ""
     price_per_core_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    gpu: Literal["never", "auto", "require"] = "never"
     spark: SparkSettings = {}
 
     @property

@@ -123,6 +123,15 @@ def doctor(pipeline: str | None, environment: str) -> None:
     sys.exit(installation.execute(pipeline, environment))
 
 
+@cli.command(name="gpu-parity")
+@click.option("--env", "environment", default="local", show_default=True, metavar="NAME")
+def gpu_parity(environment: str) -> None:
+    """Run the same searches on processors and on a GPU, and say how far apart their answers are."""
+    from jobs import gpu_parity as parity
+
+    sys.exit(parity.execute(environment))
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Console entry point."""
     return cli.main(arguments, prog_name="millrace")

@@ -17,6 +17,7 @@ from pyspark.sql import SparkSession
 from conf import secrets
 from conf.schema import Environment
 from jobs import class_archive, jars, sizes
+from models import gpus
 from transforms.errors import ConfigError
 
 LOG4J = Path(str(resources.files("conf") / "log4j2.properties"))
@@ -65,7 +66,7 @@ def build(environment: Environment, *, app: str) -> SparkSession:
 
     Raises:
         ConfigError: Spark Connect is asked for, Spark does not start with these settings, a setting would change what is
-            computed, or the session that is running lacks Delta.
+            computed, the session that is running lacks Delta, or GPUs are required and workers have none to use.
         JarError: the Delta jars cannot be had.
         MillraceError: Java does not start.
     """
@@ -91,6 +92,7 @@ def build(environment: Environment, *, app: str) -> SparkSession:
         ) from error
     # Before the first stage all that is read are logs: with 200 tasks each they would take minutes.
     sizes.fit(started, lambda: 0, holds_rows=False)
+    gpus.require(started)
     return started
 
 
@@ -102,7 +104,8 @@ def settings(environment: Environment, *, given: Mapping[str, str] | None = None
             started the JVM, so that memory and jars are its business.
     """
     master = environment.master if given is None else given.get("spark.master", environment.master)
-    chosen = {**DEFAULTS, **(_local(master) if _is_local(master) else {}), **environment.spark}
+    asked = {} if environment.gpu == "never" else {gpus.SETTING: environment.gpu}
+    chosen = {**DEFAULTS, **asked, **(_local(master) if _is_local(master) else {}), **environment.spark}
     extensions = [
         *environment.spark.get(EXTENSIONS, "").split(","),
         *(given or {}).get(EXTENSIONS, "").split(","),

@@ -28,6 +28,16 @@ def namespace(*arrays: Any) -> Any:
     )
 
 
+def on_gpu(array: Any) -> bool:
+    """Whether an array lies on a GPU: kernels take more rows at a time there."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
 def _own(array: Any) -> Any:
+    if on_gpu(array):
+        # CuPy's arrays do not name their library, and its functions differ from the standard's in places.
+        from array_api_compat import cupy
+
+        return cupy
     lookup = getattr(array, "__array_namespace__", None)
     return None if lookup is None else lookup()

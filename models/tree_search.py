@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from models import any_estimator, trees
+from models import any_estimator, gpus, trees
 from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
 from models.exact.driver import choice
 from models.exact.driver.cells import Cells
@@ -138,9 +138,11 @@ class _Search:
             labels = _Labels(prepared.select(F.count_distinct("label")).collect())
             arguments = [last._get_xgb_parameters(labels) for last in lasts]
             requests = [Request(n, fold, *arguments[k]) for n, (k, fold) in enumerate(wanted)]
-            shares = dealt(requests, min(self._parallelism, len(requests)))
+            gpu = gpus.choose(rows.sparkSession, "trees").gpu
+            # A second task would hold all rows once more, on the same GPU.
+            shares = dealt(requests, 1 if gpu else min(self._parallelism, len(requests)))
             training = Training(
-                cells.trains, cells.validates, self._measure, classifies, of_one_fold, self._keep_models
+                cells.trains, cells.validates, self._measure, classifies, of_one_fold, self._keep_models, gpu
             )
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
             schema = from_arrow_schema(ANSWER)

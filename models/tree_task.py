@@ -1,4 +1,4 @@
-"""Boosted trees of many folds and grid points, over rows that one task holds. No Spark.
+"""Boosted trees of many folds and grid points, over rows that one task holds.
 
 Rows are binned once for all models that agree on the bins. Rows outside a fold's training part have weight 0, which equals training on
 the part alone with the same cuts: cuts are made without weights, for weights would move them. Where all models train on the same rows the
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from models import gpu_task
 from models.margins import Measure
 
 Array = npt.NDArray[Any]
@@ -69,6 +70,7 @@ class Training:
         classifies: whether predictions are margins of classes.
         of_one_fold: whether all models train on the same rows, so that the matrix holds no others.
         keep: whether models come back, and not their values alone.
+        gpu: whether they are trained on a GPU, one after the other.
     """
 
     trains: Array
@@ -77,23 +79,27 @@ class Training:
     classifies: bool
     of_one_fold: bool
     keep: bool
+    gpu: bool = False
 
     def run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
         """Train and judge; one row of ANSWER a model."""
         rows = columns(batches)
         cell = rows.pop(CELL)
+        if self.gpu:
+            device = moved(rows)
+            requests = [replace(each, booster={**each.booster, **device}) for each in requests]
         ordered = sorted(requests, key=lambda request: request.bins)
         for _, alike in groupby(ordered, key=lambda request: request.bins):
             members = list(alike)
-            kept = self.trains[members[0].fold][cell] if self.of_one_fold else None
-            matrix = made(rows, members[0].booster, members[0].matrix, kept=kept, weighted=self.of_one_fold)
+            only = self.trains[members[0].fold][cell] if self.of_one_fold else None
+            matrix = made(rows, members[0].booster, members[0].matrix, only=only, weighted=self.of_one_fold)
             for request in members:
                 if not self.of_one_fold:
                     weight = rows.get("weight", np.ones(len(cell)))
                     matrix.set_weight(np.where(self.trains[request.fold][cell], weight, 0.0))
                 yield self._trained(rows, cell, matrix, request)
 
-    def _trained(self, rows: Mapping[str, Array], cell: Array, matrix: Any, request: Request) -> pa.RecordBatch:
+    def _trained(self, rows: Mapping[str, Any], cell: Array, matrix: Any, request: Request) -> pa.RecordBatch:
         import xgboost
 
         started = time.monotonic()
@@ -103,18 +109,20 @@ class Training:
             valid = np.flatnonzero(self.validates[request.fold][cell])
             kind = "margin" if self.classifies else "value"
             missing = request.matrix.get("missing", np.nan)
-            said = model.inplace_predict(rows["values"][valid], predict_type=kind, missing=missing)
+            said: Any = model.inplace_predict(rows["values"][valid], predict_type=kind, missing=missing)
+            if self.gpu:
+                said = said.get()
             weight = rows["weight"][valid] if "weight" in rows else np.ones(len(valid))
             found["value"] = self.measure.value(said, rows["label"][valid], weight)
             if self.keep:
-                found |= {"config": model.save_config(), "model": bytes(model.save_raw("ubj"))}
+                found |= kept(model)
         except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
             found["error"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         whole = {"number": request.number, "seconds": time.monotonic() - started, **found}
         return pa.RecordBatch.from_pylist([whole], ANSWER)
 
 
-def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Array]:
+def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:
     """The columns of all rows in the order of ORDINAL: `values` (n, p) float32, others (n).
 
     A partition may be fetched before the one that it follows: rows are put back in order.
@@ -131,22 +139,38 @@ def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Array]:
 
 
 def made(
-    rows: Mapping[str, Array],
+    rows: Mapping[str, Any],
     booster: Mapping[str, Any],
     matrix: Mapping[str, Any],
     *,
-    kept: Array | None = None,
+    only: Array | None = None,
     weighted: bool = True,
 ) -> Any:
-    """The matrix of all rows, or of those `kept`; binned where the trees are grown on bins."""
+    """The matrix of all rows, or of those in `only`; binned where the trees are grown on bins."""
     import xgboost
 
     names = [name for name in rows if name not in ("values", "weight")] + ["weight"] * (weighted and "weight" in rows)
-    chosen = {name: rows[name] if kept is None else rows[name][kept] for name in ("values", *names)}
+    chosen = {name: rows[name] if only is None else rows[name][only] for name in ("values", *names)}
     binned = is_binned(booster)
     bins = {"max_bin": booster["max_bin"]} if binned and "max_bin" in booster else {}
     kind = xgboost.QuantileDMatrix if binned else xgboost.DMatrix
     return kind(chosen.pop("values"), **chosen, **matrix, **bins)
+
+
+def moved(rows: dict[str, Any]) -> dict[str, str]:
+    """Put the values on the task's GPU, where rows are binned and predicted; returns what tells XGBoost which one that is."""
+    import cupy
+
+    number, _ = gpu_task.own()
+    cupy.cuda.Device(number).use()
+    rows["values"] = cupy.asarray(rows["values"])
+    return {"device": f"cuda:{number}"}
+
+
+def kept(model: Any) -> dict[str, Any]:
+    """A booster as columns of ANSWER; it says nothing of the GPU that it was trained on, for it must load where there is none."""
+    model.set_param({"device": "cpu"})
+    return {"config": model.save_config(), "model": bytes(model.save_raw("ubj"))}
 
 
 def is_binned(booster: Mapping[str, Any]) -> bool:

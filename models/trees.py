@@ -7,7 +7,8 @@ and the booster becomes the same stock `xgboost.spark` model. `tree_search` does
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pyspark.ml import Estimator, Model
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from models import tree_task
+from models import gpus, tree_task
 from models.tree_task import ORDINAL
 
 SOLVER = "xgboost, one task"
@@ -44,7 +45,9 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     prepared = inputs(estimator, frame)
     booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
     ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id()).coalesce(1)
-    row = ordered.mapInArrow(_training(booster, rounds, matrix), "config string, model binary").collect()[0]
+    gpu = gpus.choose(frame.sparkSession, "trees").gpu
+    train = partial(_train, booster=booster, rounds=rounds, matrix=matrix, gpu=gpu)
+    row = ordered.mapInArrow(train, "config string, model binary").collect()[0]
     return model_of(estimator, row["config"], row["model"])
 
 
@@ -64,20 +67,21 @@ def model_of(estimator: Any, config: str, booster: bytes) -> Model:
     return fitted
 
 
-def _training(
-    booster: dict[str, Any], rounds: dict[str, Any], matrix: dict[str, Any]
-) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def _train(
+    batches: Iterator[pa.RecordBatch],
+    *,
+    booster: dict[str, Any],
+    rounds: dict[str, Any],
+    matrix: dict[str, Any],
+    gpu: bool,
+) -> Iterator[pa.RecordBatch]:
     """The task: all rows into one matrix, then the rounds of boosting."""
+    import xgboost
 
-    def train(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import xgboost
-
-        rows = tree_task.columns(batches)
-        data = tree_task.made(rows, booster, matrix)
-        model = xgboost.train(booster, data, **rounds)
-        yield pa.RecordBatch.from_pydict({"config": [model.save_config()], "model": [bytes(model.save_raw("ubj"))]})
-
-    return train
+    rows = tree_task.columns(batches)
+    device = tree_task.moved(rows) if gpu else {}
+    model = xgboost.train({**booster, **device}, tree_task.made(rows, booster, matrix), **rounds)
+    yield pa.RecordBatch.from_pydict({name: [value] for name, value in tree_task.kept(model).items()})
 
 
 def _value(estimator: Estimator[Any], name: str) -> Any:

@@ -14,7 +14,7 @@ from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
-from models import any_estimator, exact_estimator, retuning, tree_search
+from models import any_estimator, exact_estimator, gpus, retuning, tree_search
 from models.exact.driver.statistics import Statistics
 from models.folds import Folds, with_hash_folds
 from models.grid_search import Path, Search, fit, path, tune
@@ -34,6 +34,7 @@ class PlannedFit:
         reason: why that one.
         passes: passes over the data for all folds together, None where the data or the estimator decide.
         bytes_per_worker: estimated size of the cached rows in each executor, from Spark's statistics of the dataset.
+        device: CPU or GPU, and why.
     """
 
     point: int
@@ -42,6 +43,7 @@ class PlannedFit:
     reason: str
     passes: int | None
     bytes_per_worker: int
+    device: str
 
 
 class CrossValidator(stock.CrossValidator):
@@ -194,7 +196,7 @@ class CrossValidator(stock.CrossValidator):
             }[taken]
             passes = exact_estimator.passes(way, evaluator) if taken is Path.EXACT else None
             parameters = {param.name: value for param, value in extra.items()}
-            planned.append(PlannedFit(point, parameters, solver, reason, passes, size))
+            planned.append(PlannedFit(point, parameters, solver, reason, passes, size, _device(dataset, taken)))
         return tuple(planned)
 
     def statistics(self, dataset: DataFrame) -> Statistics:
@@ -312,6 +314,13 @@ class CrossValidatorReader(stock.CrossValidatorReader):
         loaded = loaded._resetUid(metadata["uid"])
         DefaultParamsReader.getAndSetParams(loaded, metadata, skipParams=["estimatorParamMaps"])
         return loaded
+
+
+def _device(dataset: DataFrame, taken: Path) -> str:
+    if taken is Path.GENERAL:
+        return "CPU: the estimator fits itself"
+    choice = gpus.choose(dataset.sparkSession, "arrays" if taken is Path.EXACT else "trees")
+    return f"{'GPU' if choice.gpu else 'CPU'}: {choice.reason}"
 
 
 def _bytes_per_worker(dataset: DataFrame) -> int:

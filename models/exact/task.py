@@ -13,9 +13,11 @@ import pyarrow as pa
 from pyspark import BarrierTaskContext, TaskContext
 from threadpoolctl import threadpool_limits
 
+from models import gpu_task
 from models.exact.worker import memory, peer, wire
 from models.exact.worker.answers import Rows
 from models.exact.worker.blocks import Blocks
+from models.exact.worker.devices import Device, Gpu, Host
 from models.exact.worker.loading import load
 
 PART = 4 * 2**20  # bytes of a row: Spark copies rows, and holds a copy twice as long while it grows
@@ -31,12 +33,14 @@ class Limits:
         neighbours: tasks that run beside each other in one executor.
         spill: whether rows beyond the memory may lie in files of `spark.local.dir`.
         memory: bytes of rows that a task may hold; None to find out on the executor.
+        gpu: whether the rows lie on a GPU.
     """
 
     levels: tuple[int, ...] = ()
     neighbours: int = 1
     spill: bool = True
     memory: int | None = None
+    gpu: bool = False
 
 
 def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: Limits) -> Iterator[pa.RecordBatch]:
@@ -44,7 +48,7 @@ def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: L
     context = BarrierTaskContext.get()
     worker = peer.Worker(context.partitionId(), len(context.getTaskInfos()))
     with threadpool_limits(context.cpus()):
-        peer.serve(address, worker, lambda: _load(batches, worker.number, limits))
+        peer.serve(address, worker, lambda: _load(batches, worker.number, limits), device=lambda: _device(limits))
     yield from ()
 
 
@@ -54,7 +58,7 @@ def answer(batches: Iterator[pa.RecordBatch], *, requests: Requests, limits: Lim
     assert context is not None
     number = context.partitionId()
     with threadpool_limits(context.cpus()):
-        rows = Rows(lambda: _load(batches, number, limits))
+        rows = Rows(lambda: _load(batches, number, limits), lambda: _device(limits))
         *_, last = (rows.answer(kernel, request) for kernel, request in requests)
     reply = b"".join(wire.pack(last))
     for part, start in enumerate(range(0, len(reply), PART)):
@@ -69,6 +73,13 @@ def _row(number: int, part: int, reply: bytes) -> pa.RecordBatch:
         pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(reply)]),
     ]
     return pa.RecordBatch.from_arrays(columns, ["worker", "part", "answer"])
+
+
+def _device(limits: Limits) -> Device:
+    if not limits.gpu:
+        return Host()
+    number, count = gpu_task.own()
+    return Gpu(number, -(-limits.neighbours // count))
 
 
 def _load(batches: Iterator[pa.RecordBatch], number: int, limits: Limits) -> Blocks:

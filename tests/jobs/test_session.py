@@ -77,6 +77,13 @@ def test_the_environment_overrides_defaults() -> None:
 
 
 @pytest.mark.quick
+def test_the_gpu_switch_is_a_setting_of_the_session() -> None:
+    """Which `models.gpus` asks; without it nothing is set."""
+    assert session.settings(Environment(gpu="auto"))["spark.millrace.gpu"] == "auto"
+    assert "spark.millrace.gpu" not in session.settings(Environment())
+
+
+@pytest.mark.quick
 def test_spark_submit_overrides_the_environment() -> None:
     """Master, memory, jars and --conf given to spark-submit are left alone; what results rest on is set nevertheless."""
     given = {"spark.master": "yarn", "spark.sql.shuffle.partitions": "400", "spark.sql.session.timeZone": "Asia/Tokyo"}

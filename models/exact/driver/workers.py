@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
+from models import gpus
 from models.exact.driver.barrier import CONNECT_SECONDS, BarrierPasses, Unavailable
 from models.exact.driver.cells import Cells
 from models.exact.driver.jobs import JobPasses
@@ -126,6 +127,9 @@ def open_passes(
         reply: bytes of the largest reply of a worker, where it may be large.
         memory: bytes of rows that a worker may hold; None for half of what its machine or container has to spare.
         connect_seconds: how long workers may take to connect, once they could run, before each pass becomes a job.
+
+    Raises:
+        ConfigError: GPUs are required and cannot be used.
     """
     weight = F.lit(1.0) if design.weight is None else design.weight
     codes = F.array() if design.codes is None else design.codes
@@ -138,7 +142,8 @@ def open_passes(
     )
     conf = frame.sparkSession.sparkContext.getConf()
     spill = conf.get("spark.io.encryption.enabled", "false") != "true"
-    limits = Limits(design.levels, max(1, _slots(frame) // _executors(frame)), spill, memory)
+    gpu = gpus.choose(frame.sparkSession, "arrays").gpu
+    limits = Limits(design.levels, max(1, _slots(frame) // _executors(frame)), spill, memory, gpu)
     return Workers(rows, limits, several=several, reply=reply, connect_seconds=connect_seconds)
 
 

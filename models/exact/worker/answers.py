@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models.exact.worker import devices
 from models.exact.worker.blocks import Blocks
+from models.exact.worker.devices import Device, Host
 from models.exact.worker.kernels import KERNELS
 from models.exact.worker.loading import InputFailed
 
@@ -33,14 +35,18 @@ class Failure:
 class Rows:
     """Loaded once. What fails is told to whoever asks, not raised: Spark would start the worker anew for the same error.
 
+    Args:
+        device: makes the place where they lie.
+
     Raises:
         InputFailed: Spark failed to compute the rows; Spark's own error is the better one.
     """
 
-    def __init__(self, load: Callable[[], Blocks]) -> None:
+    def __init__(self, load: Callable[[], Blocks], device: Callable[[], Device] = Host) -> None:
         self._blocks: Blocks | Failure
         try:
-            self._blocks = load()
+            self._device = device()
+            self._blocks = self._device.moved(load())
         except InputFailed:
             raise
         except Exception as error:
@@ -51,10 +57,10 @@ class Rows:
         if isinstance(self._blocks, Failure):
             return self._blocks
         try:
-            reply = KERNELS[kernel](self._blocks, **request)
+            reply = KERNELS[kernel](self._blocks, **devices.requested(self._device, request))
+            if not kernel.startswith("set_"):
+                return devices.replied(self._device, reply)
         except Exception as error:
             return Failure.of(error)
-        if kernel.startswith("set_"):
-            self._blocks = reply
-            return {}
-        return reply  # type: ignore[no-any-return]
+        self._blocks = reply
+        return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from models.exact.worker.areas import negatives_above, positive_scores
+from models.exact.worker.areas import scores
 from models.exact.worker.classification import binomial_confusion, multinomial_confusion
 from models.exact.worker.counts import count, count_classes
 from models.exact.worker.errors import prediction_errors
@@ -21,9 +21,8 @@ KERNELS: Mapping[str, Callable[..., Any]] = {
     "logistic_gradient": logistic_gradient,
     "moments": moments,
     "multinomial_confusion": multinomial_confusion,
-    "negatives_above": negatives_above,
-    "positive_scores": positive_scores,
     "prediction_errors": prediction_errors,
+    "scores": scores,
     "set_centred": set_centred,
     "softmax_curvature": softmax_curvature,
     "softmax_gradient": softmax_gradient,

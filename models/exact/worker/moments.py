@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from models.arrays import namespace
 from models.exact.worker.blocks import Array, Blocks, Cell
+from models.exact.worker.tiles import tile_rows
 
 # Rows of a tile: 100 float64 columns of it fit a core's second-level cache a few times over, and the product runs at full speed.
 TILE = 8192
@@ -111,8 +112,9 @@ def _dense_sums(cell: Cell, weight: Array, mean: Array, levels: tuple[int, ...])
     sums = {"sum": xp.zeros(d), "products": xp.zeros((d, d)), "nonzero": xp.zeros(d)}
     sums |= {"minimum": xp.full(d, xp.inf), "maximum": xp.full(d, -xp.inf)}
     by_level = [xp.zeros((n, d)) for n in levels]
-    for start in range(0, cell.dense.shape[0], TILE):
-        tile = slice(start, start + TILE)
+    step = tile_rows(cell.dense, TILE)
+    for start in range(0, cell.dense.shape[0], step):
+        tile = slice(start, start + step)
         w, codes = weight[tile], cell.codes[tile, :]
         values = xp.concat([cell.dense[tile, :], cell.label[tile][:, None]], axis=1)
         if not bool(xp.all(w > 0)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from models.exact.worker import wire
 from models.exact.worker.answers import Failure, Rows
 from models.exact.worker.blocks import Blocks
+from models.exact.worker.devices import Device, Host
 from models.exact.worker.loading import InputFailed
 
 TOKEN_BYTES = 32
@@ -47,8 +48,18 @@ def read_hello(data: bytes | bytearray) -> tuple[bytes, Worker]:
     return token, Worker(*worker)
 
 
-def serve(address: Address, worker: Worker, load: Callable[[], Blocks], *, patience: float = IDLE_SECONDS) -> None:
+def serve(
+    address: Address,
+    worker: Worker,
+    load: Callable[[], Blocks],
+    *,
+    device: Callable[[], Device] = Host,
+    patience: float = IDLE_SECONDS,
+) -> None:
     """Answer the driver's requests, (kernel, arguments), with rows loaded once, until it sends None.
+
+    Args:
+        device: makes the place where the rows lie.
 
     Raises:
         InputFailed: Spark failed to compute the rows. The driver is told before it asks.
@@ -58,7 +69,7 @@ def serve(address: Address, worker: Worker, load: Callable[[], Blocks], *, patie
         wire.keep_alive(driver)
         driver.sendall(hello(address.token, worker))
         try:
-            rows = Rows(load)
+            rows = Rows(load, device)
         except InputFailed as error:
             wire.send(driver, wire.pack(Failure.of(error)))
             raise

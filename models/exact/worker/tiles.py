@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from models.arrays import namespace
+from models.arrays import namespace, on_gpu
 from models.exact.worker.blocks import Array, Cell
 
 Precision = Literal["float32", "float64"]
@@ -20,6 +20,8 @@ Precision = Literal["float32", "float64"]
 # Measured on one core of a server with AVX-512, 100 columns and 48 models: products run at the same 55-65 GF/s (float32) from
 # 1,024 to 16,384 rows, element-wise work is fastest while a few arrays of (rows, models) fit into the second-level cache.
 ROWS = 4096
+# On a GPU each step of a tile is a call that starts a kernel: tiles are large, and bounded by memory.
+GPU_TILE_BYTES = 2**27
 # Summing up by the levels of one code takes as long as a product of some 224 columns with themselves, zeros or not. (Measured as
 # above, 20 to 78 dense columns, 1 to 6 codes: 0.8 us a row and code, 1.5e-5 us a row and pair of columns.)
 PAIRS_A_CODE = 50_000
@@ -119,7 +121,7 @@ def tiles(cell: Cell, levels: Sequence[int], precision: Precision, *, stride: in
     """
     xp = namespace(cell.dense)
     dtype = getattr(xp, precision)
-    step = ROWS * stride
+    step = tile_rows(cell.dense, ROWS) * stride
     for start in range(0, cell.dense.shape[0], step):
         rows = slice(start, min(start + step, cell.dense.shape[0]), stride)
         part = cell.dense[rows, :]
@@ -132,6 +134,11 @@ def tiles(cell: Cell, levels: Sequence[int], precision: Precision, *, stride: in
             xp.astype(cell.weight[rows], dtype, copy=False),
             tuple(levels),
         )
+
+
+def tile_rows(dense: Array, on_host: int) -> int:
+    """Rows of a tile of a cell's dense columns (n, q)."""
+    return max(on_host, GPU_TILE_BYTES // (8 * (dense.shape[1] + 1))) if on_gpu(dense) else on_host
 
 
 def _spans(q: int, levels: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -172,13 +179,13 @@ def margins(cell: Cell, levels: Sequence[int], weights: Array) -> Array:
     the same number of rows, the last one filled up with copies of a row.
     """
     xp = namespace(cell.dense)
-    parts = []
+    rows, parts = tile_rows(cell.dense, ROWS), []
     for tile in tiles(cell, levels, "float64"):
-        missing = ROWS - tile.dense.shape[0]
+        missing = rows - tile.dense.shape[0]
         dense, codes = (
             xp.concat([part, xp.broadcast_to(part[:1, :], (missing, part.shape[1]))])
             for part in (tile.dense, tile.codes)
         )
         filled = replace(tile, dense=dense, codes=codes)
-        parts.append(filled.times(weights)[: ROWS - missing, :])
+        parts.append(filled.times(weights)[: rows - missing, :])
     return xp.concat(parts) if parts else xp.zeros((0, weights.shape[1]), dtype=xp.float64)

@@ -33,7 +33,7 @@ def scores(data: Data, weights: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("coarse", [True, False])
 def test_area_under_roc_equals_scikit_learn(coarse: bool, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With ties and without, with weights and without, and in several messages."""
-    monkeypatch.setattr(module, "MESSAGE_BYTES", 16 * 240 * 2)
+    monkeypatch.setattr(module, "MESSAGE_BYTES", 8 * 240 * 2)
     data = make(1, rows=240, coarse=coarse)
     weights, validates = models(data)
 

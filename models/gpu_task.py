@@ -1,0 +1,68 @@
+"""What a task finds of GPUs, and which one is its own. CuPy and XGBoost are imported in the worker: a driver may have no GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pyspark import TaskContext
+
+FOUND = pa.schema([("gpus", pa.list_(pa.string())), ("arrays", pa.string()), ("trees", pa.string())])
+
+
+def own() -> tuple[int, int]:
+    """Number of the GPU of the task that runs, and among how many GPUs tasks beside it are dealt out.
+
+    Spark gives a task its GPU where it keeps books of them (`spark.task.resource.gpu.amount`); else, as in local mode, those of the
+    machine are dealt out.
+    """
+    import cupy
+
+    context = TaskContext.get()
+    given = None if context is None else context.resources().get("gpu")
+    if given is not None:
+        return int(given.addresses[0]), 1
+    count = int(cupy.cuda.runtime.getDeviceCount())
+    return (0 if context is None else context.partitionId() % count), count
+
+
+def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """One row: the GPUs by name and memory, and what keeps arrays and boosted trees off them, empty for nothing."""
+    for _ in batches:
+        pass
+    gpus, arrays = _gpus()
+    yield pa.RecordBatch.from_pylist([{"gpus": gpus, "arrays": arrays, "trees": arrays or _trees()}], FOUND)
+
+
+def _gpus() -> tuple[list[str], str]:
+    try:
+        import cupy
+        from array_api_compat import cupy as _  # noqa: F401
+    except ImportError as error:
+        return [], f"Python of the workers cannot import {error.name}: install millrace[gpu] there"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return [], f"CUDA finds no GPU on a worker ({error}): run `nvidia-smi` there"
+    found = []
+    for number in range(count):
+        device = cupy.cuda.Device(number)
+        free, whole = device.mem_info
+        name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+        found.append(f"{name}, {free / 2**30:.0f} of {whole / 2**30:.0f} GiB free")
+    try:
+        cupy.matmul(cupy.ones((2, 2)), cupy.ones((2, 2))).sum().item()
+    except Exception as error:  # whatever CUDA's libraries raise where one of them is missing or too old
+        return (
+            found,
+            f"CuPy cannot multiply on the GPU of a worker ({type(error).__name__}: {error}): run `millrace doctor --gpu`",
+        )
+    return found, ""
+
+
+def _trees() -> str:
+    import xgboost
+
+    if xgboost.build_info().get("USE_CUDA"):
+        return ""
+    return "XGBoost of the workers was built without CUDA: replace xgboost-cpu by xgboost there"
