@@ -46,11 +46,12 @@ class Choice:
     reason: str
 
 
-def choose(spark: SparkSession, stage: Stage, *, saves: float | None = None) -> Choice:
+def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> Choice:
     """Where a stage runs.
 
     Args:
-        saves: seconds that a GPU would save, as far as that is known; with `auto`, a stage that it does not pay for stays.
+        passes: over the rows, None where the data decide. With `auto` one or two stay: reading the rows takes longer than the
+            arithmetic that a GPU would save (`scripts/bench gpu_linear`).
 
     Raises:
         ConfigError: the setting is none of its values, or GPUs are required and workers cannot use any.
@@ -60,7 +61,7 @@ def choose(spark: SparkSession, stage: Stage, *, saves: float | None = None) -> 
         raise ConfigError(f"{SETTING} is '{mode}'; expected one of {', '.join(MODES)}.")
     if mode == "never":
         return Choice(False, f"{SETTING} is never")
-    choice = _choice(spark, stage, require=mode == "require", saves=saves)
+    choice = _choice(spark, stage, require=mode == "require", passes=passes)
     where = f"{'GPU' if choice.gpu else 'CPU'}: {choice.reason}"
     log.info("%s on %s", stage, where)
     _chosen.setdefault(spark.sparkContext.applicationId, {})[stage] = where
@@ -92,13 +93,13 @@ def found(spark: SparkSession) -> Found:
     return _found[application]
 
 
-def _choice(spark: SparkSession, stage: Stage, *, require: bool, saves: float | None) -> Choice:
+def _choice(spark: SparkSession, stage: Stage, *, require: bool, passes: int | None) -> Choice:
     has = found(spark)
     problem = has.arrays if stage == "arrays" else has.trees
     if problem:
         if require:
             raise ConfigError(f"A GPU is required ({SETTING}), and there is none to use: {problem}.")
         return Choice(False, problem)
-    if not require and saves is not None and saves <= 0:
-        return Choice(False, "it would take longer to start than it saves")
+    if not require and passes is not None:
+        return Choice(False, f"of {passes} pass(es) over the rows, reading them takes most")
     return Choice(True, f"workers have {'; '.join(has.gpus)}")

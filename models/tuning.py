@@ -196,7 +196,7 @@ class CrossValidator(stock.CrossValidator):
             }[taken]
             passes = exact_estimator.passes(way, evaluator) if taken is Path.EXACT else None
             parameters = {param.name: value for param, value in extra.items()}
-            planned.append(PlannedFit(point, parameters, solver, reason, passes, size, _device(dataset, taken)))
+            planned.append(PlannedFit(point, parameters, solver, reason, passes, size, _device(dataset, taken, passes)))
         return tuple(planned)
 
     def statistics(self, dataset: DataFrame) -> Statistics:
@@ -316,10 +316,10 @@ class CrossValidatorReader(stock.CrossValidatorReader):
         return loaded
 
 
-def _device(dataset: DataFrame, taken: Path) -> str:
+def _device(dataset: DataFrame, taken: Path, passes: int | None) -> str:
     if taken is Path.GENERAL:
         return "CPU: the estimator fits itself"
-    choice = gpus.choose(dataset.sparkSession, "arrays" if taken is Path.EXACT else "trees")
+    choice = gpus.choose(dataset.sparkSession, "arrays" if taken is Path.EXACT else "trees", passes=passes)
     return f"{'GPU' if choice.gpu else 'CPU'}: {choice.reason}"
 
 

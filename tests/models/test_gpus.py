@@ -28,10 +28,10 @@ PROBLEM = "Python of the workers cannot import cupy: install millrace[gpu] there
 
 @pytest.fixture
 def session(spark: SparkSession) -> Iterator[SparkSession]:
-    """With the setting as it was afterwards."""
-    before = spark.conf.get(gpus.SETTING)
+    """Without the setting afterwards."""
+    spark.conf.unset(gpus.SETTING)
     yield spark
-    spark.conf.set(gpus.SETTING, before or "never")
+    spark.conf.unset(gpus.SETTING)
 
 
 @pytest.fixture
@@ -108,11 +108,13 @@ def test_a_stage_that_is_not_worth_it_stays(session: SparkSession, monkeypatch: 
     """With `auto`; what workers have is made up: most machines have none."""
     monkeypatch.setattr(gpus, "found", lambda spark: gpus.Found(("a GPU",), "", "no CUDA in XGBoost"))
     session.conf.set(gpus.SETTING, "auto")
-    assert gpus.choose(session, "arrays", saves=-1.0) == Choice(False, "it would take longer to start than it saves")
-    assert gpus.choose(session, "arrays", saves=1.0) == Choice(True, "workers have a GPU")
+    assert gpus.choose(session, "arrays", passes=1) == Choice(
+        False, "of 1 pass(es) over the rows, reading them takes most"
+    )
+    assert gpus.choose(session, "arrays") == Choice(True, "workers have a GPU")
     assert gpus.choose(session, "trees") == Choice(False, "no CUDA in XGBoost")
     session.conf.set(gpus.SETTING, "require")
-    assert gpus.choose(session, "arrays", saves=-1.0) == Choice(True, "workers have a GPU")
+    assert gpus.choose(session, "arrays", passes=1) == Choice(True, "workers have a GPU")
 
 
 @pytest.mark.gpu

@@ -142,7 +142,7 @@ def open_passes(
     )
     conf = frame.sparkSession.sparkContext.getConf()
     spill = conf.get("spark.io.encryption.enabled", "false") != "true"
-    gpu = gpus.choose(frame.sparkSession, "arrays").gpu
+    gpu = gpus.choose(frame.sparkSession, "arrays", passes=None if several else 1).gpu
     limits = Limits(design.levels, max(1, _slots(frame) // _executors(frame)), spill, memory, gpu)
     return Workers(rows, limits, several=several, reply=reply, connect_seconds=connect_seconds)
 
