@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os.path
 import re
 from datetime import timedelta
@@ -39,6 +40,12 @@ def as_tuple(value: Any) -> Any:
 def _same_names(value: Any) -> Any:
     """`[a, b]` is short for `{a: a, b: b}`."""
     return {name: name for name in value} if isinstance(value, list) else value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"expected a number, found {str(value).lower() if isinstance(value, bool) else repr(value)}")
+    return value
 
 
 def _absolute(folder: str) -> str:
@@ -107,6 +114,7 @@ class Period(Spec):
 
 
 Name = Annotated[str, BeforeValidator(_identifier)]
+Number = Annotated[int | float, BeforeValidator(_number)]  # whole or not, as it is written
 Address = Annotated[str, AfterValidator(secrets.refused_address)]
 Folder = Annotated[Address, AfterValidator(_absolute), Field(validate_default=True)]
 MetricsTarget = Annotated[Address, AfterValidator(_published)]

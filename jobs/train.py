@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from importlib.metadata import version
 
 from pyspark.ml import Model, Pipeline, PipelineModel
 from pyspark.ml.functions import vector_to_array
@@ -13,7 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
-from models import any_estimator, grid_search, metrics, preprocessing, search, trainable
+from models import any_estimator, grid_search, metrics, preprocessing, rounds, search, trainable
 from models.folds import Folds, canonical
 from models.registry import ModelVersion, Registry
 from models.search import Plan, Point
@@ -58,7 +59,10 @@ def run(run: Run) -> Outcome:
 def _search_specs(run: Run) -> list[object]:
     """What decides the trials. The threshold is chosen after them: with another one the same trials stand."""
     spec = run.pipeline
-    decisive = spec.train.model_dump(mode="json", exclude={"every"})
+    decisive = spec.train.model_dump(mode="json", exclude={"every", "search"})
+    if any(candidate.space for candidate in spec.train.candidates.values()):
+        # Another version may draw other points.
+        decisive |= {"search": spec.train.search.model_dump(mode="json"), "sampler": f"optuna {version('optuna')}"}
     return [decisive, spec.task, spec.classes, spec.features.numeric, spec.features.categorical, spec.split.folds]
 
 
@@ -95,7 +99,7 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         run.progress.message(f"train: refitting {_described(winner.point)} on the whole training part")
         grid_point = winner.plan.grid[winner.point.index]
         model = grid_search.fit(pipelines[winner.plan.candidate], grid_point, rows)
-        version = _logged(run, model, winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}")
+        logged = _logged(run, model, winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}")
         count = rows.count()
     return Outcome(
         JOB,
@@ -104,8 +108,8 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         inputs=inputs,
         outputs={contracts.trials(name).table: log.version(), held_out.table: commit.version},
         details={
-            "model_version": version.version,
-            "mlflow_run_id": version.run_id,
+            "model_version": logged.version,
+            "mlflow_run_id": logged.run_id,
             "candidate": winner.point.candidate,
             "parameters": winner.point.parameters,
             "metric": run.pipeline.train.metric,
@@ -156,20 +160,19 @@ def _search(
     Raises:
         ModelError: no point of any candidate could be fitted in every fold.
     """
-    spec, results = run.pipeline.train, []
+    spec, results = run.pipeline.train, {}
     winner: Winner | None = None
     evaluator = search.evaluator(spec.metric, run.pipeline.task)
-    steps = _Steps(run, sum(len(plan.points) for plan in plans) * run.pipeline.split.folds.count)
-    for plan in plans:
-        known = log.known(plan.candidate)
-        steps.done += sum(trial.error is None for trial in known)
-        steps.best = f"{winner.mean:.5f} {_described(winner.point)}" if winner else ""
+    counts = [rounds.points_of(spec, plan) for plan in plans]
+    steps = _Steps(run, sum(counts) * run.pipeline.split.folds.count)
 
-        def on_trial(trial: Trial) -> None:
-            log.add(trial)
-            steps.done += 1
-            steps.show()
+    def on_trial(trial: Trial) -> None:
+        log.add(trial)
+        steps.done += 1
+        steps.show()
 
+    def tried(plan: Plan, known: list[Trial]) -> TuningResult:
+        steps.done = steps.before + sum(trial.error is None for trial in known)
         wanted = grid_search.Search(
             estimator=pipelines[plan.candidate],
             grid=plan.grid,
@@ -182,11 +185,19 @@ def _search(
         )
         result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, on_pass=steps.passed, keep_models=True)
         log.flush()
-        results.append(TuningResult(result.trials, result.scores, result.larger_is_better))
-        winner = _better(winner, plan, result)
+        return result
+
+    budget = rounds.Budget(spec.search.minutes)
+    for plan in plans:
+        steps.before = steps.done
+        for grown, result in rounds.of(spec, plan, log.known(plan.candidate), tried, budget):
+            # Models are kept of the winner alone.
+            results[plan.candidate] = TuningResult(result.trials, result.scores, result.larger_is_better)
+            winner = _better(winner, grown, result)
+            steps.best = f"{winner.mean:.5f} {_described(winner.point)}" if winner else ""
     if winner is None:
-        raise ModelError(failures(tuple(trial for result in results for trial in result.trials)))
-    return winner, results
+        raise ModelError(failures(tuple(trial for result in results.values() for trial in result.trials)))
+    return winner, list(results.values())
 
 
 @dataclass
@@ -197,6 +208,7 @@ class _Steps:
     total: int
     done: int = 0
     best: str = ""
+    before: int = 0  # of `done`, those of the candidates before
 
     def show(self, doing: str = "") -> None:
         self.run.progress.advance(self.done, self.total, self.best, doing)

@@ -10,7 +10,7 @@ import importlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,7 +24,7 @@ from pyspark.ml.evaluation import (
 )
 from pyspark.ml.param import Param
 
-from conf.schema import SMALLER_IS_BETTER, Candidate, Train
+from conf.schema import SMALLER_IS_BETTER, Candidate, Range, Train
 from models import preprocessing
 from models.preprocessing import Design, Profile
 from transforms.errors import ConfigError
@@ -66,13 +66,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """A candidate ready to be fitted: its estimator with fixed parameters set, and the grid over it."""
+    """A candidate ready to be fitted: its estimator with fixed parameters set, and the grid over it; a space begins without points."""
 
     candidate: str
     estimator: Estimator[Any]
     points: tuple[Point, ...]
     grid: tuple[dict[Param[Any], Any], ...]
     design: Design
+
+    def with_points(self, drawn: Iterable[Mapping[str, Any]]) -> Plan:
+        """The plan with further points at the end of its grid."""
+        parameters = [dict(each) for each in drawn]
+        first = len(self.points)
+        more = tuple(Point(self.candidate, first + i, each) for i, each in enumerate(parameters))
+        grid = tuple(_grid_point(self.estimator, each) for each in parameters)
+        return replace(self, points=(*self.points, *more), grid=(*self.grid, *grid))
 
     def pipeline(self, profile: Profile, impute: str) -> Pipeline:
         """Feature stages, then the estimator."""
@@ -84,7 +92,7 @@ class Plan:
 
 
 def points(train: Train) -> list[Point]:
-    """Every grid point of every candidate, in file order."""
+    """Every grid point of every candidate that has no space, in file order."""
     return [point for name, candidate in train.candidates.items() for point in _points(name, candidate)]
 
 
@@ -129,7 +137,7 @@ def larger_is_better(metric: str) -> bool:
 
 
 def _points(name: str, candidate: Candidate) -> list[Point]:
-    combinations = itertools.product(*candidate.grid.values())
+    combinations = itertools.product(*candidate.grid.values()) if not candidate.space else ()
     return [Point(name, i, dict(zip(candidate.grid, values, strict=True))) for i, values in enumerate(combinations)]
 
 
@@ -150,14 +158,26 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
         problems += [problem for problem in found if problem not in problems]
         if not found:
             # Whether MLlib takes the value is for the trial to find out: one failing point is a row, not the end.
-            params = [estimator.getParam(str(_parameter(estimator, key))) for key in point.parameters]
-            grid.append({param: trial.getOrDefault(trial.getParam(param.name)) for param in params})
+            grid.append(_grid_point(estimator, point.parameters))
+    for key, values in candidate.space.items():
+        for value in (values.low, values.high) if isinstance(values, Range) else values:
+            found = _set(estimator.copy(), f"{where}.space.{key}", key, value)
+            problems += [problem for problem in found if problem not in problems]
     if problems:
         raise ConfigError(problems)
     for key in ("seed", "random_state"):
         if estimator.hasParam(key) and not estimator.isSet(estimator.getParam(key)):
             estimator._set(**{key: seed})
     return Plan(name, estimator, tuple(_points(name, candidate)), tuple(grid), _design(estimator))
+
+
+def _grid_point(estimator: Estimator[Any], parameters: Mapping[str, Any]) -> dict[Param[Any], Any]:
+    """The values as the estimator's parameters hold them."""
+    trial = estimator.copy()
+    for key, value in parameters.items():
+        trial._set(**{str(_parameter(trial, key)): value})
+    params = [estimator.getParam(str(_parameter(estimator, key))) for key in parameters]
+    return {param: trial.getOrDefault(trial.getParam(param.name)) for param in params}
 
 
 def _estimator(where: str, name: str, task: str) -> Estimator[Any]:

@@ -144,6 +144,34 @@ class TestSettings:
         """Named with the nearest setting there is."""
         assert problems(settings=[setting]) == [message]
 
+    @pytest.mark.parametrize(
+        ("space", "message"),
+        [
+            ("{depth: 5}", ".space.depth: expected a list, found the number 5. Put it in brackets: [ ]."),
+            ("{depth: []}", ".space.depth: expected at least 1 entry, found none."),
+            ("{depth: {from: 3, to: 2}}", ".space.depth: expected `from` below `to`, found 3 and 2."),
+            ("{depth: {from: a, to: 2}}", ".space.depth.from: expected a number, found 'a'."),
+            ("{depth: {from: true, to: 2}}", ".space.depth.from: expected a number, found true."),
+            ("{depth: {from: 1}}", ".space.depth.to is missing: expected a number."),
+            (
+                "{depth: {from: 1, to: 2, till: 3}}",
+                ".space.depth.till is not a setting. Expected one of from, to, scale.",
+            ),
+            (
+                "{depth: {from: 0, to: 2, scale: log}}",
+                ".space.depth: a log scale has no zero: expected `from` above 0, found 0.",
+            ),
+            (
+                "{depth: [1]}, grid: {depth: [2]}",
+                ": a candidate has a grid or a space: move the values of the grid into the space, as lists.",
+            ),
+        ],
+    )
+    def test_a_space_that_nothing_can_be_drawn_from(self, shop: Path, space: str, message: str) -> None:
+        """A range or values, told by what is written."""
+        candidates = f"train.candidates={{trees: {{estimator: boosted_trees, space: {space}}}}}"
+        assert problems(settings=[candidates]) == [f"--set train.candidates: train.candidates.trees{message}"]
+
     def test_all_of_them_are_named_at_once(self, shop: Path) -> None:
         """Each has its own sentence."""
         assert len(problems(settings=["a", "b.c=1", "task.x=2", "train.metric=f1"])) == 3

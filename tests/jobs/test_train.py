@@ -312,6 +312,47 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
     assert outcome.details["model_version"] == 1
 
 
+SPACES: dict[str, Any] = {
+    "logistic": {
+        "estimator": "logistic_regression",
+        "space": {"reg_param": {"from": 0.0001, "to": 10.0, "scale": "log"}},
+    },
+    "trees": {
+        "estimator": "boosted_trees",
+        "params": {"n_estimators": 3},
+        "space": {"max_depth": {"from": 1, "to": 3}, "learning_rate": [0.1, 0.3]},
+    },
+}
+
+
+@pytest.mark.slow
+def test_a_search_over_spaces_goes_on_where_it_was_killed(
+    spark: SparkSession, tmp_path: Path, tracking_uri: str
+) -> None:
+    """Five times, anywhere: trials that were written stand as they are, one round is lost at most, and the end is that of an unbroken run."""
+    settings = {"metric": "area_under_roc", "candidates": SPACES, "search": {"trials": 5, "at_once": 3}}
+    whole_spec, spec = (pipeline(name, train=settings) for name in ("searched", "broken"))
+    whole = world(spark, tmp_path / "whole", tracking_uri, whole_spec, parcels())
+    expected = whole.train(whole_spec)
+    made = world(spark, tmp_path / "broken", tracking_uri, spec, parcels())
+    written = pd.DataFrame()
+    for kill in sorted(np.random.default_rng(3).choice(np.arange(20), 5, replace=False).tolist()):
+        with pytest.raises(Interrupted):
+            made.train(spec, KilledAfter(trials=kill))
+        now = made.table(contracts.trials("broken"))
+        assert len(now) >= kill + 1 - 6
+        if len(written):
+            assert len(now.merge(written, on=["candidate", "point", "fold", "seconds", "value"])) == len(written)
+        written = now
+
+    outcome = made.train(spec)
+
+    pd.testing.assert_frame_equal(trials(made, spec), trials(whole, whole_spec), check_exact=False, atol=1e-9)
+    assert len(trials(made, spec)) == 2 * 5 * 2
+    for name in ("candidate", "parameters", "trials", "failed"):
+        assert outcome.details[name] == expected.details[name]
+
+
 def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
     spark: SparkSession, tmp_path: Path, tracking_uri: str
 ) -> None:

@@ -1,0 +1,76 @@
+"""Points of a search space, proposed in rounds by Optuna's samplers; the scores of one round guide the next. No Spark.
+
+Equal seeds and equal scores give equal proposals: a search that was killed is proposed what it was before, and finds its trials done.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState
+
+from conf.schema import Range
+
+# Generations of the evolutionary method: Optuna's default of 50 would leave a usual search at its random beginning.
+POPULATION = 8
+
+
+class Proposals:
+    """Args:
+    space: for each parameter a range, or values to choose from.
+    method: `random`, `bayesian` (tree-structured Parzen estimators: Bergstra et al., "Algorithms for hyper-parameter
+        optimization", 2011) or `evolutionary` (NSGA-II: Deb et al., 2002).
+    """
+
+    def __init__(
+        self, space: Mapping[str, Range | tuple[Any, ...]], method: str, seed: int, *, larger_is_better: bool
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._space = {name: _distribution(values) for name, values in space.items()}
+        self._values = {name: values for name, values in space.items() if isinstance(values, tuple)}
+        direction = StudyDirection.MAXIMIZE if larger_is_better else StudyDirection.MINIMIZE
+        self._study = optuna.create_study(direction=direction, sampler=_sampler(method, seed))
+        self._asked: list[Trial] = []
+
+    def ask(self, count: int) -> list[dict[str, Any]]:
+        """The next points. Tell their scores before asking again."""
+        self._asked = [self._study.ask(self._space) for _ in range(count)]
+        return [{name: self._value(name, trial.params[name]) for name in self._space} for trial in self._asked]
+
+    def tell(self, scores: Sequence[float]) -> None:
+        """The scores of the points asked last, in their order; NaN for one that failed."""
+        for trial, score in zip(self._asked, scores, strict=True):
+            if math.isnan(score):
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._study.tell(trial, float(score))
+
+    def _value(self, name: str, drawn: Any) -> Any:
+        return self._values[name][drawn] if name in self._values else drawn
+
+
+def _distribution(values: Range | tuple[Any, ...]) -> BaseDistribution:
+    if isinstance(values, tuple):
+        return CategoricalDistribution(range(len(values)))  # values may be lists, which Optuna would not take
+    log = values.scale == "log"
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return IntDistribution(values.low, values.high, log=log)
+    return FloatDistribution(float(values.low), float(values.high), log=log)
+
+
+def _sampler(method: str, seed: int) -> BaseSampler:
+    if method == "random":
+        return RandomSampler(seed=seed)
+    if method == "evolutionary":
+        return NSGAIISampler(population_size=POPULATION, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # Of points asked together each one counts as bad for the next, so that they do not all lie in one place.
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True)

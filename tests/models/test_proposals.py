@@ -1,0 +1,90 @@
+"""Points of a search space: where they lie, that they can be had again, and that scores guide them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from conf.schema import Range
+from models.proposals import Proposals
+
+pytestmark = pytest.mark.quick
+
+SPACE: dict[str, Any] = {
+    "rate": Range.model_validate({"from": 0.001, "to": 1.0, "scale": "log"}),
+    "depth": Range.model_validate({"from": 2, "to": 9}),
+    "share": Range.model_validate({"from": 0.5, "to": 1}),
+    "layers": ([8], [8, 4], None),
+}
+METHODS = ["random", "bayesian", "evolutionary"]
+
+
+def drawn(method: str, seed: int, rounds: int = 6, at_once: int = 8) -> list[dict[str, Any]]:
+    """Points of all rounds, where the score falls with the distance from depth 7 and rate 0.1; every fifth fails."""
+    proposals = Proposals(SPACE, method, seed, larger_is_better=True)
+    points = []
+    for _ in range(rounds):
+        asked = proposals.ask(at_once)
+        proposals.tell([math.nan if i % 5 == 4 else score(point) for i, point in enumerate(asked)])
+        points += asked
+    return points
+
+
+def score(point: dict[str, Any]) -> float:
+    return -abs(point["depth"] - 7) - abs(math.log10(point["rate"]) + 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_points_lie_in_the_space(method: str) -> None:
+    """Whole numbers where both ends are, ends included; choices as they are written."""
+    points = drawn(method, 0, rounds=40)
+    assert all(set(point) == set(SPACE) for point in points)
+    assert {type(point["depth"]) for point in points} == {int}
+    assert {point["depth"] for point in points} <= set(range(2, 10))
+    assert all(0.001 <= point["rate"] <= 1.0 and 0.5 <= point["share"] <= 1.0 for point in points)
+    assert all(point["layers"] in SPACE["layers"] for point in points)
+
+
+def test_a_log_scale_draws_small_numbers_as_often_as_large_ones() -> None:
+    """A third of the points in each decade."""
+    rates = [point["rate"] for point in drawn("random", 0, rounds=50)]
+    assert [sum(low <= rate < 10 * low for rate in rates) for low in (0.001, 0.01, 0.1)] == pytest.approx(
+        [133] * 3, abs=25
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_seeds_and_scores_give_equal_points(method: str) -> None:
+    """So that a search that was killed finds its trials again; another seed gives others."""
+    assert drawn(method, 1) == drawn(method, 1)
+    assert drawn(method, 1) != drawn(method, 2)
+
+
+@pytest.mark.parametrize("method", ["bayesian", "evolutionary"])
+def test_scores_guide_what_comes_next(method: str) -> None:
+    """The last rounds do better than the first; random points do not."""
+    gains = []
+    for kind in (method, "random"):
+        points = [score(point) for seed in range(5) for point in drawn(kind, seed, rounds=12)]
+        rounds = [points[seed * 96 + first : seed * 96 + first + 24] for seed in range(5) for first in (0, 72)]
+        early, late = (sum(map(sum, rounds[start::2])) / 120 for start in (0, 1))
+        gains.append(late - early)
+    assert gains[0] > 1.0
+    assert abs(gains[1]) < 0.5
+
+
+def test_smaller_may_be_better() -> None:
+    """The direction is that of the metric."""
+    found = []
+    for larger in (True, False):
+        proposals = Proposals(
+            {"x": Range.model_validate({"from": 0.0, "to": 1.0})}, "bayesian", 0, larger_is_better=larger
+        )
+        for _ in range(8):
+            asked = proposals.ask(8)
+            proposals.tell([point["x"] for point in asked])
+        found.append(sum(point["x"] for point in asked) / 8)
+    assert found[0] > 0.8
+    assert found[1] < 0.2
