@@ -18,7 +18,7 @@ from models import any_estimator, grid_search, metrics, preprocessing, rounds, s
 from models.folds import Folds, canonical
 from models.registry import ModelVersion, Registry
 from models.search import Plan, Point
-from models.trials import Trial, TuningResult, failures
+from models.trials import Trial, TuningResult, failed, failures
 from transforms import contracts, features
 from transforms.contracts import Contract
 from transforms.errors import ContractError, ModelError
@@ -195,6 +195,8 @@ def _search(
             results[plan.candidate] = TuningResult(result.trials, result.scores, result.larger_is_better)
             winner = _better(winner, grown, result)
             steps.best = f"{winner.mean:.5f} {_described(winner.point)}" if winner else ""
+        for sentence in failed(results[plan.candidate].trials):
+            run.progress.message(f"train: {sentence}")
     if winner is None:
         raise ModelError(failures(tuple(trial for result in results.values() for trial in result.trials)))
     return winner, list(results.values())

@@ -86,14 +86,20 @@ def finite(value: float | None) -> tuple[float | None, str | None]:
 
 
 def failures(trials: tuple[Trial, ...]) -> list[str]:
+    """Why no point came through: a sentence that says so, and those of `failed`."""
+    return [
+        "No grid point could be fitted in every fold; correct the candidates or the data that these errors name.",
+        *failed(trials),
+    ]
+
+
+def failed(trials: tuple[Trial, ...]) -> list[str]:
     """One sentence for each different error of the trials, and how many trials met it."""
     errors: dict[tuple[str, str], int] = {}
     for trial in trials:
         if trial.error:
             errors[trial.candidate, trial.error] = errors.get((trial.candidate, trial.error), 0) + 1
-    sentences = [
-        "No grid point could be fitted in every fold; correct the candidates or the data that these errors name."
-    ]
+    sentences = []
     for (candidate, error), count in errors.items():
         where = f"candidate '{candidate}', " if candidate else ""
         sentences.append(f"{where}{count} trial(s): {error}")

@@ -259,6 +259,17 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
+class Told(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
 @dataclass
 class KilledAfter(Progress):
     """Stops the job at a trial, or at the message before the winner is refitted."""
@@ -363,9 +374,12 @@ def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
     spec = pipeline("failing", train={"metric": "log_loss", "candidates": candidates})
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
 
-    outcome = made.train(spec)
+    outcome = made.train(spec, told := Told())
     again = made.train(spec, force=True)
 
+    (said,) = (text for text in told.messages if "trial(s)" in text)
+    assert said.startswith("train: candidate 'l', 2 trial(s): IllegalArgumentException: ")
+    assert "regParam" in said
     assert (outcome.details["parameters"], outcome.details["failed"]) == ({"reg_param": 0.1}, 2)
     assert again.details["model_version"] == outcome.details["model_version"] + 1
     table = made.table(contracts.trials("failing"))

@@ -134,6 +134,7 @@ def test_the_flights_are_the_same_everywhere(flights_here: Ran, place: Place, tm
     assert_same_data(there.tables, flights_here.tables)
     found, expected = (trials(ran.tables["ops/flights_trials"]) for ran in (there, flights_here))
     assert found.keys() == expected.keys()
+    assert None not in expected.values()
     for trial, value in expected.items():
         assert found[trial] == pytest.approx(value, abs=TREES if trial[0] == "trees" else 1e-8), trial
     assert {name for name, *_ in found} == {"logistic", "trees"}

@@ -161,7 +161,8 @@ class Iterate:
             settled = 1e-3 if precision == "float32" else 10 * STEP
             if self._steps > 0 and self.size > max(settled, CONTRACTION * before):
                 self.stale = True
-                self._rate = self.size / before
+                # A model may have stood still, exactly where float32 puts its optimum.
+                self._rate = self.size / before if before > 0 else np.inf
         self._aim(1.0)
 
     def judge(self, precision: Precision, separated: float, goal: float) -> None:

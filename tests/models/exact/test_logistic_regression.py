@@ -15,7 +15,9 @@ from pyspark.sql import SparkSession
 from models.exact.driver import logistic_regression, newton
 from models.exact.driver.affine import Affine
 from models.exact.driver.logistic_regression import LogisticFit, Problem, family_of, fit
+from models.exact.driver.newton import Iterate
 from models.exact.driver.penalty import Penalty
+from models.exact.driver.scaled import Scaled
 from models.exact.worker.logistic import logistic_curvature, logistic_gradient
 from tests.models.exact import logistic_data
 from tests.models.exact.logistic_data import Data, distance_from_optimum, features_of, make, objective, optimum
@@ -308,3 +310,18 @@ def test_the_family_follows_the_number_of_classes() -> None:
     assert family_of("multinomial", 2) == "multinomial"
     with pytest.raises(ModelError, match="family binomial takes 1 or 2 classes, found 3"):
         Problem(np.ones(2, bool), Penalty(0.1), Affine(), np.ones(2), np.ones(3))
+
+
+def test_a_step_after_none_at_all_is_no_rate() -> None:
+    """A model of intercepts alone may stand exactly where float32 puts its optimum; float64 then moves it by a little, and others go on."""
+    data = make(1)
+    problem = data.problem(0, Penalty(1.0, 1.0, fit_intercept=True, standardization=True))
+    scaled = Scaled(problem.trains, problem.penalty, problem.design, problem.std, problem.rows)
+    model = Iterate(scaled, np.append(np.zeros(scaled.width - 1), 0.5), problem.penalty)
+    model.receive(1.0, np.zeros((scaled.width, 1)), "float32")
+    model.set_curvature(np.eye(scaled.width)[None, None])
+    for intercept in (0.0, 0.0, 1e-5):
+        model.receive(1.0, np.append(np.zeros(scaled.width - 1), intercept)[:, None], "float64")
+        model.propose("float64")
+    assert 0 < model.size < 1e-4
+    assert (model.stale, model.passes_left) == (True, np.inf)
