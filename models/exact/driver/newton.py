@@ -99,11 +99,11 @@ class Iterate:
 
     @property
     def halved(self) -> bool:
-        """Whether the last trial was no good."""
-        return self._halvings > 0
+        """Whether the last trial was no good, and the next one is said already."""
+        return self._halvings > 0 or self._length == 0
 
     def receive(self, loss: float, raw_gradient: Floats, precision: Precision) -> None:
-        """Go to the trial if the mean loss there makes it better, else halve the step."""
+        """Go to the trial if the mean loss there makes it better, else halve the step; value and gradient are of where it is then."""
         l1, l2 = self.scaled.l1, self.scaled.l2
         value = loss + float(l2 @ self.trial**2) / 2 + float(l1 @ np.abs(self.trial))
         gradient = self.scaled.gradient(raw_gradient) + l2 * self.trial
@@ -112,17 +112,22 @@ class Iterate:
         # Where it is may have been valued in float32 still.
         rounding = max(ROUNDING[precision], self._rounding) * max(1.0, abs(self.value))
         bound = self.value + 1e-4 * self._expected + rounding
-        if not (first or value <= bound):
+        again = self._length == 0
+        if not (first or again or value <= bound):
+            if self._rounding > ROUNDING[precision]:
+                # Sums in float32 of many equal terms may be further off than that: first look again at where it is.
+                self._aim(0.0)
+                return
             self._halvings += 1
             self._aim(self._length / 2)
             return
-        if self.memory is not None and not first:
+        if self.memory is not None and not (first or again):
             self.memory.add(self.trial - self.x, gradient - self.gradient)
-        self.stale |= self._length < 1 and self.memory is None
+        self.stale |= 0 < self._length < 1 and self.memory is None
         self.x, self.value, self.gradient = self.trial, value, gradient
         self._rounding = ROUNDING[precision]
-        self._halvings = 0
-        self._steps += 1
+        self._halvings, self._length = 0, 1.0
+        self._steps += not again
         if first:
             self._scale = max(1.0, proximal_gradient(self.x, gradient, l1))
 

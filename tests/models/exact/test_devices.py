@@ -5,16 +5,19 @@ The strict array library stands for a GPU's: its arrays and NumPy's do not mix e
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from models.exact.worker.answers import Failure, Rows
-from models.exact.worker.blocks import Blocks
-from models.exact.worker.devices import Host
+from models.exact.worker.blocks import Blocks, Cell
+from models.exact.worker.devices import Gpu, Host
 from tests.models.exact.logistic_data import make
+from transforms.errors import ModelError
 
 strict = pytest.importorskip(
     "array_api_strict", reason="array-api-strict is not installed: pip install array-api-strict"
@@ -74,6 +77,20 @@ def test_blocks_that_a_kernel_replaces_stay_there() -> None:
         assert rows.answer("set_centred", centre) == {}
         replies.append(rows.answer("logistic_gradient", request(data.raw.shape[1])))
     np.testing.assert_allclose(replies[1]["gradient"], replies[0]["gradient"], rtol=1e-12)  # type: ignore[index]
+
+
+def test_rows_that_do_not_fit_on_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any of them is moved. CuPy is made up, with as much memory as the test says: it cannot be imported without a GPU's driver."""
+    device = SimpleNamespace(use=lambda: None, mem_info=(90 * 2**20, 100 * 2**20))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(Device=lambda number: device)))
+    rows = 500_000
+    cell = Cell(0, np.zeros((rows, 10)), np.zeros((rows, 0), np.int32), np.zeros(rows), np.ones(rows))
+    with pytest.raises(ModelError) as caught:
+        Gpu(0, neighbours=2).moved(Blocks([cell]))
+    assert str(caught.value) == (
+        "GPU 0 has 90 MiB free of 100, shared by 2 worker(s) of this search: expected room for 45 MiB of rows and for sums over them. Use"
+        " more GPUs, end what else runs on this one, or set gpu to never."
+    )
 
 
 def test_a_device_that_cannot_be_had_is_told_to_the_driver() -> None:
