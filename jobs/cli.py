@@ -116,11 +116,13 @@ for _job in ("run", *runtime.JOBS, "check"):
 @cli.command()
 @click.argument("pipeline", required=False)
 @click.option("--env", "environment", default="local", show_default=True, metavar="NAME")
-def doctor(pipeline: str | None, environment: str) -> None:
+@click.option("--gpu", is_flag=True, help="Say what keeps this machine's GPUs from being used instead.")
+def doctor(pipeline: str | None, environment: str, gpu: bool) -> None:
     """Say what is wrong with this installation, and the cure."""
     from jobs import doctor as installation
+    from jobs import gpu_doctor
 
-    sys.exit(installation.execute(pipeline, environment))
+    sys.exit(installation.execute(pipeline, environment, gpu_doctor.checks if gpu else installation.checks))
 
 
 @cli.command(name="gpu-parity")

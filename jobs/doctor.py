@@ -11,7 +11,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -27,6 +27,8 @@ from transforms.errors import ConfigError
 
 JAVA_RELEASES = (17, 21)
 FREE_GIB = 2.0
+# The same library, for a GPU: it will do.
+OTHER_BUILD = {"xgboost-cpu": "xgboost"}
 # Each pair owns the same files: different versions of the two overwrite each other.
 RIVALS = (("pyspark", "pyspark-client"), ("xgboost-cpu", "xgboost"))
 
@@ -44,8 +46,8 @@ class Check:
         return not self.cure
 
 
-def execute(pipeline: str | None, environment: str) -> int:
-    """`millrace doctor`: print all checks; returns 0, 1 when one failed, 2 when a file cannot be read."""
+def execute(pipeline: str | None, environment: str, look: Callable[[Environment], list[Check]]) -> int:
+    """`millrace doctor`: print what `look` finds; returns 0, 1 when a check failed, 2 when a file cannot be read."""
     console = Console()
     try:
         chosen = load(pipeline, environment=environment).environment if pipeline else load_environment(environment)
@@ -53,12 +55,11 @@ def execute(pipeline: str | None, environment: str) -> int:
         for problem in error.problems:
             console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
         return error.exit_code
-    return 0 if run(chosen, console) else 1
+    return 0 if run(look(chosen), console) else 1
 
 
-def run(environment: Environment, console: Console) -> bool:
+def run(made: list[Check], console: Console) -> bool:
     """Print one line a check; True when nothing is wrong."""
-    made = checks(environment)
     for check in made:
         style = "green" if check.ok else "red"
         line = f"{'ok' if check.ok else 'problem':8}{check.name}: {check.found}" + (
@@ -93,11 +94,11 @@ def _packages() -> Iterator[Check]:
         yield Check("packages", "millrace itself is not installed", "Run scripts/setup.")
         return
     wanted = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": ""})]
-    found = {need.name: _version(need.name) for need in wanted}
+    found = {need.name: _version(need.name) or _version(OTHER_BUILD.get(need.name, need.name)) for need in wanted}
     wrong = [need for need in wanted if not need.specifier.contains(found[need.name] or "0", prereleases=True)]
     for need in wrong:
         yield Check(need.name, found[need.name] or "not installed", f"Expected {need.specifier}: run scripts/setup.")
-    rivals = [(one, other) for one, other in RIVALS if _version(other) not in (None, _version(one))]
+    rivals = [(one, other) for one, other in RIVALS if _version(one) and _version(other) not in (None, _version(one))]
     for one, other in rivals:
         yield Check(
             other,

@@ -46,7 +46,7 @@ def test_a_sound_installation_has_no_problem(environment: Environment, tmp_path:
     console = Console(record=True, width=200)
     before = sorted(tmp_path.rglob("*"))
 
-    assert doctor.run(environment, console)
+    assert doctor.run(doctor.checks(environment), console)
 
     lines = console.export_text().splitlines()
     assert [line.split(":")[0] for line in lines] == [
@@ -123,6 +123,20 @@ def test_each_package_of_another_version_is_a_problem(
         Check("pyspark", "4.2.1", "Expected ==4.2.0: run scripts/setup."),
         Check("delta-spark", "not installed", "Expected ==4.4.0: run scripts/setup."),
     ]
+
+
+def test_xgboost_for_gpus_is_as_good(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra `gpu` takes the place of the package for processors alone."""
+    real = metadata.version
+
+    def swapped(package: str) -> str:
+        if package == "xgboost-cpu":
+            raise metadata.PackageNotFoundError(package)
+        return real("xgboost-cpu" if package == "xgboost" else package)
+
+    monkeypatch.setattr(doctor, "version", swapped)
+
+    assert [check for check in doctor.checks(environment) if not check.ok] == []
 
 
 def test_two_packages_that_own_the_same_files_are_a_problem(
@@ -287,7 +301,7 @@ def test_exit_codes_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture
     mistyped = tmp_path / "mistyped.yaml"
     mistyped.write_text("lakes: here\n")
 
-    codes = [doctor.execute(None, str(file)) for file in (sound, broken, mistyped)]
+    codes = [doctor.execute(None, str(file), doctor.checks) for file in (sound, broken, mistyped)]
 
     assert codes == [0, 1, 2]
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{mistyped}:1: ")

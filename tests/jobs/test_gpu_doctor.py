@@ -1,0 +1,108 @@
+"""`millrace doctor --gpu`, on machines that a made-up nvidia-smi tells of: where tests run there is most often no GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import xgboost
+
+from conf.schema import Environment
+from jobs import gpu_doctor
+from jobs.doctor import Check
+
+pytestmark = [
+    pytest.mark.quick,
+    pytest.mark.skipif(
+        importlib.util.find_spec("cupy") is not None, reason="CuPy is installed: packages are not as told here"
+    ),
+]
+PACKAGES = [
+    Check("cupy-cuda13x", "not installed", "Expected for linear and logistic searches: pip install 'millrace[gpu]' on every worker."),
+    Check("array-api-compat", "not installed", "Expected for linear and logistic searches: pip install 'millrace[gpu]' on every worker."),
+    Check(
+        "XGBoost",
+        f"{xgboost.__version__} without CUDA",
+        "Expected a build with CUDA for boosted trees: pip uninstall xgboost-cpu, then pip install 'millrace[gpu]' on every worker.",
+    ),
+]  # fmt: skip
+
+
+def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: str, processes: str = "") -> None:
+    """Puts an nvidia-smi on the PATH that answers so."""
+    tool = folder / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncase $1 in --query-gpu*) printf '{cards}';; *) printf '{processes}';; esac\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/bin:/usr/bin")
+
+
+def test_without_a_driver_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what the packages lack, and that nothing asks for a GPU."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_doctor.checks(Environment()) == [
+        Check(
+            "GPU",
+            "none: there is no nvidia-smi on the PATH",
+            "Install NVIDIA's driver, 580 or newer, or set `gpu` to never.",
+        ),
+        *PACKAGES,
+        Check("gpu", "never", "Nothing uses a GPU: set `gpu` in the environment to auto or require."),
+    ]
+
+
+def test_each_card_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sound one, one with an old driver, one that is taken, and by what."""
+    machine(
+        tmp_path,
+        monkeypatch,
+        "0, NVIDIA H200, 580.159.04, 143771, 142000\\n1, NVIDIA T4, 535.1, 16384, 16000\\n2, NVIDIA H200, 580.159.04, 143771, 1000\\n",
+        "4711, python, 142000\\n",
+    )
+    assert gpu_doctor.checks(Environment(gpu="require")) == [
+        Check("GPU", "0: NVIDIA H200, 138 of 140 GiB free, driver 580.159.04"),
+        Check(
+            "GPU",
+            "1: NVIDIA T4, 15 of 16 GiB free, driver 535.1",
+            "Expected driver 580 or newer: CuPy of the extra `gpu` is built for CUDA 13.",
+        ),
+        Check(
+            "GPU",
+            "2: NVIDIA H200, 0 of 140 GiB free, driver 580.159.04",
+            "Expected at least half of its memory free: end what else runs on it.",
+        ),
+        Check(
+            "GPU process",
+            "python (4711) holds 142000 MiB",
+            "Two applications on one GPU share its memory without knowing of each other: end one, or give each a GPU of its own.",
+        ),
+        *PACKAGES,
+        Check("gpu", "require"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {},
+            Check(
+                "slots",
+                "spark.task.resource.gpu.amount is not set in the environment",
+                "Expected a share such as 0.25, with spark.executor.resource.gpu.amount, so that Spark tells each task its GPU: set"
+                " spark.task.resource.gpu.amount.",
+            ),
+        ),
+        (
+            {"spark.task.resource.gpu.amount": "0.25"},
+            Check("slots", "spark.task.resource.gpu.amount is 0.25: so many tasks share a GPU as have room for that"),
+        ),
+    ],
+)
+def test_on_a_cluster_spark_has_to_deal_them_out(
+    settings: dict[str, str], expected: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks of one executor do not know of those of another."""
+    machine(tmp_path, monkeypatch, "0, NVIDIA H200, 580.159.04, 143771, 142000\\n")
+    found = gpu_doctor.checks(Environment(master="yarn", gpu="auto", spark=settings))
+    assert found[-1] == expected
