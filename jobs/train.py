@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
-from models import any_estimator, grid_search, metrics, preprocessing, rounds, search, trainable
+from models import any_estimator, gpus, grid_search, metrics, preprocessing, rounds, search, trainable
 from models.folds import Folds, canonical
 from models.registry import ModelVersion, Registry
 from models.search import Plan, Point
@@ -119,6 +119,7 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
             "search": identity,
             "trials": sum(len(result.trials) for result in results),
             "failed": sum(trial.error is not None for result in results for trial in result.trials),
+            **({"devices": devices} if (devices := gpus.chosen(run.spark)) else {}),
         },
     )
 

@@ -21,6 +21,7 @@ from jobs import train, trial_log
 from jobs.lake import Lake, Transaction
 from jobs.progress import Progress
 from jobs.runs import Ledger, Outcome, Run, Stage
+from models import gpus
 from models.registry import Registry
 from transforms import contracts, features
 from transforms.errors import ContractError, ModelError
@@ -374,7 +375,10 @@ def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
     spec = pipeline("failing", train={"metric": "log_loss", "candidates": candidates})
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
 
+    spark.conf.set(gpus.SETTING, "auto")
     outcome = made.train(spec, told := Told())
+    spark.conf.unset(gpus.SETTING)
+    assert outcome.details["devices"].keys() == {"arrays"}
     again = made.train(spec, force=True)
 
     (said,) = (text for text in told.messages if "trial(s)" in text)

@@ -152,6 +152,7 @@ def _store(work: Workload, folder: Path) -> Iterator[tuple[stores.Store, Path]]:
             **store.spark,
             "spark.eventLog.enabled": "true",
             "spark.eventLog.dir": f"{folder}/events",
+            "spark.eventLog.compress": "false",  # secrets are looked for in it
         }
         yield store, _environment(folder, spark, raw="s3a://raw", lake="s3a://lake", mlflow=mlflow)
 
