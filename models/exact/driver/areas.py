@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 # What all replies together may hold: models are judged in groups.
-MESSAGE_BYTES = 256 * 2**20
+MESSAGE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
