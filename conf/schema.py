@@ -254,6 +254,11 @@ class Range(Spec):
     high: Number = Field(alias="to")
     scale: Literal["linear", "log"] = "linear"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether only whole numbers are drawn."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
     @model_validator(mode="after")
     def _ascending(self) -> Range:
         if not self.low < self.high:
@@ -292,7 +297,7 @@ class Candidate(Spec):
 class Search(Spec):
     """How points are drawn from spaces: `trials` points for each candidate, `at_once` before their scores guide the next.
 
-    No candidate draws again once `minutes` have passed since the search began; whatever is found by then counts.
+    Once `minutes` have passed since this process began to search, a candidate is given no more than its first round.
     """
 
     method: Literal["random", "bayesian", "evolutionary"] = "bayesian"
@@ -320,6 +325,14 @@ class Train(Spec):
     every: Duration | None = None
     impute: Literal["mean", "median"] = "mean"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _searches_something(self) -> Train:
+        if "search" in self.model_fields_set and not any(each.space for each in self.candidates.values()):
+            raise ValueError(
+                "`search` says how points are drawn from spaces, and no candidate has one: give one a `space`, or remove it"
+            )
+        return self
 
 
 class Threshold(Spec):
@@ -386,7 +399,8 @@ class Environment(Spec):
     `raw` and `lake` are URIs or paths; a relative path starts at the working directory. `metrics` is where Prometheus finds what
     runs cost: a file that ends in `.prom`, or the address of a push gateway; empty for nowhere. `price_per_core_hour`, in any
     currency, gives each stage an estimate of its cost; see `jobs.usage.Usage`. `gpu` says whether training uses the GPUs of the
-    workers: never, where it pays (auto), or not at all without them (require).
+    workers: never, where it pays (auto), or not at all without them (require); it alone may change what is computed, by as much as
+    boosted trees differ that a GPU made.
     """
 
     name: Name = "local"

@@ -14,6 +14,7 @@ from jobs.doctor import Check
 DRIVER = 580
 # Rows of a search have to fit beside CUDA's own half GiB for each worker.
 FREE_SHARE = 0.5
+SECONDS = 30
 SLOTS = "spark.task.resource.gpu.amount"
 
 
@@ -27,28 +28,44 @@ def _cards() -> Iterator[Check]:
         cure = f"Install NVIDIA's driver, {DRIVER} or newer, or set `gpu` to never."
         yield Check("GPU", "none: there is no nvidia-smi on the PATH", cure)
         return
-    for index, name, driver, whole, free in _asked("--query-gpu=index,name,driver_version,memory.total,memory.free"):
-        found = f"{index}: {name}, {int(free) >> 10} of {int(whole) >> 10} GiB free, driver {driver}"
+    cards = _asked("--query-gpu=index,name,driver_version,memory.total,memory.free")
+    if isinstance(cards, str) or not cards:
+        said = cards if isinstance(cards, str) else "none: nvidia-smi lists no card"
+        yield Check("GPU", said, "Restart the driver or the machine; what the driver said is in dmesg.")
+        return
+    for index, name, driver, *memory in cards:
+        whole, free = (int(figure) if figure.isdigit() else 0 for figure in memory)  # [N/A] where it is the machine's
+        found = f"{index}: {name}, {free >> 10} of {whole >> 10} GiB free, driver {driver}"
         if int(driver.split(".")[0]) < DRIVER:
             yield Check(
                 "GPU", found, f"Expected driver {DRIVER} or newer: CuPy of the extra `gpu` is built for CUDA 13."
             )
-        elif int(free) < FREE_SHARE * int(whole):
+        elif free < FREE_SHARE * whole:
             yield Check("GPU", found, "Expected at least half of its memory free: end what else runs on it.")
         else:
             yield Check("GPU", found)
-    for pid, name, used in _asked("--query-compute-apps=pid,process_name,used_memory"):
+    processes = _asked("--query-compute-apps=pid,used_memory,process_name")
+    for pid, used, *words in processes if isinstance(processes, list) else ():
         cure = "Two applications on one GPU share its memory without knowing of each other: end one, or give each a GPU of its own."
-        yield Check("GPU process", f"{name} ({pid}) holds {used} MiB", cure)
+        yield Check("GPU process", f"{', '.join(words)} ({pid}) holds {used} MiB", cure)
 
 
-def _asked(query: str) -> list[list[str]]:
-    told = subprocess.run(["nvidia-smi", query, "--format=csv,noheader,nounits"], capture_output=True, text=True)
-    return [line.split(", ") for line in told.stdout.splitlines() if line.strip()] if told.returncode == 0 else []
+def _asked(query: str) -> list[list[str]] | str:
+    """Rows of answers, or what went wrong."""
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"nvidia-smi has not answered for {SECONDS} s"
+    if told.returncode:
+        return (told.stdout + told.stderr).strip().splitlines()[0]
+    return [line.split(", ") for line in told.stdout.splitlines() if line.strip()]
 
 
 def _packages() -> Iterator[Check]:
     install = "pip install 'millrace[gpu]' on every worker"
+    # Both builds own the same files: whichever came last is there, and removing one breaks the other.
+    swap = "pip uninstall --yes xgboost xgboost-cpu, then pip install 'xgboost>=3.2,<3.3', on every worker"
     for package in ("cupy-cuda13x", "array-api-compat"):
         try:
             yield Check(package, version(package))
@@ -62,7 +79,7 @@ def _packages() -> Iterator[Check]:
         yield Check(
             "XGBoost",
             f"{xgboost.__version__} without CUDA",
-            f"Expected a build with CUDA for boosted trees: pip uninstall xgboost-cpu, then {install}.",
+            f"Expected a build with CUDA for boosted trees: {swap}.",
         )
 
 
@@ -81,4 +98,4 @@ def _spark(environment: Environment) -> Iterator[Check]:
         cure = f"Expected a share such as 0.25, with spark.executor.resource.gpu.amount, so that Spark tells each task its GPU: set {SLOTS}."
         yield Check("slots", f"{SLOTS} is not set in the environment", cure)
     else:
-        yield Check("slots", f"{SLOTS} is {amount}: so many tasks share a GPU as have room for that")
+        yield Check("slots", f"{SLOTS} is {amount}: the share of a GPU that each task takes")

@@ -22,7 +22,7 @@ from xgboost.spark import SparkXGBClassifier
 
 from conf.load import load_environment
 from jobs import session
-from models import gpus
+from models import any_estimator, gpus
 from models.tuning import CrossValidator, CrossValidatorModel
 from transforms.errors import MillraceError, QualityError
 
@@ -90,16 +90,17 @@ def execute(environment: str) -> int:
 def distances(spark: SparkSession, one: str = "never", other: str = "require") -> list[Distance]:
     """Of every search, under two values of `models.gpus.SETTING`. Sums come in another order on a GPU: linear models agree to the
     solvers' own tolerance, trees cut at other values."""
-    frame = _rows(spark).cache()
     found: list[Distance] = []
-    for search in _searches():
-        answers = []
-        for mode in (one, other):
-            spark.conf.set(gpus.SETTING, mode)
-            answers.append(_validator(search).fit(frame))
+    try:
+        with any_estimator.cached(_rows(spark)) as frame:
+            for search in _searches():
+                answers = []
+                for mode in (one, other):
+                    spark.conf.set(gpus.SETTING, mode)
+                    answers.append(_validator(search).fit(frame))
+                found += _compared(search, answers[0], answers[1], frame.limit(SEEN))
+    finally:
         spark.conf.set(gpus.SETTING, "never")
-        found += _compared(search, answers[0], answers[1], frame.limit(SEEN))
-    frame.unpersist()
     return found
 
 

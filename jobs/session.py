@@ -66,8 +66,9 @@ def build(environment: Environment, *, app: str) -> SparkSession:
 
     Raises:
         ConfigError: Spark Connect is asked for, Spark does not start with these settings, a setting would change what is
-            computed, the session that is running lacks Delta, or GPUs are required and workers have none to use.
+            computed, or the session that is running lacks Delta.
         JarError: the Delta jars cannot be had.
+        NoGpu: GPUs are required and workers have none to use.
         MillraceError: Java does not start.
     """
     _refuse_connect(environment)
@@ -77,6 +78,8 @@ def build(environment: Environment, *, app: str) -> SparkSession:
         _refuse_secrets()
     running = SparkSession.getActiveSession()
     if running is not None:
+        running.conf.set(gpus.SETTING, environment.gpu)
+        gpus.require(running)
         return _checked(running, environment)
     builder = SparkSession.builder.appName(app)
     for name, value in settings(environment, given=_given() if submitted else None).items():

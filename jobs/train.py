@@ -45,7 +45,9 @@ def run(run: Run) -> Outcome:
     pipeline = run.pipeline
     tables = features.tables(run.spark, pipeline)
     inputs = _inputs(run, tables)
-    specs = [*_search_specs(run), pipeline.evaluate.threshold if pipeline.task == "binary" else None]
+    # With more trials or minutes a search goes on where it ended.
+    extent = pipeline.train.search.trials, pipeline.train.search.minutes
+    specs = [*_search_specs(run), extent, pipeline.evaluate.threshold if pipeline.task == "binary" else None]
     return stage(
         run,
         JOB,
@@ -62,7 +64,11 @@ def _search_specs(run: Run) -> list[object]:
     decisive = spec.train.model_dump(mode="json", exclude={"every", "search"})
     if any(candidate.space for candidate in spec.train.candidates.values()):
         # Another version may draw other points.
-        decisive |= {"search": spec.train.search.model_dump(mode="json"), "sampler": f"optuna {version('optuna')}"}
+        how = spec.train.search.model_dump(mode="json", include={"method", "at_once"})
+        decisive |= {"search": how, "sampler": f"optuna {version('optuna')}"}
+    if run.environment.gpu != "never":
+        # Boosted trees that a GPU makes are others.
+        decisive |= {"gpu": run.environment.gpu}
     return [decisive, spec.task, spec.classes, spec.features.numeric, spec.features.categorical, spec.split.folds]
 
 
@@ -119,7 +125,7 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
             "search": identity,
             "trials": sum(len(result.trials) for result in results),
             "failed": sum(trial.error is not None for result in results for trial in result.trials),
-            **({"devices": devices} if (devices := gpus.chosen(run.spark)) else {}),
+            **({"devices": devices} if (devices := gpus.taken(run.spark)) else {}),
         },
     )
 

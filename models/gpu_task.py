@@ -39,18 +39,17 @@ def _gpus() -> tuple[list[str], str]:
         import cupy
         from array_api_compat import cupy as _  # noqa: F401
     except ImportError as error:
-        return [], f"Python of the workers cannot import {error.name}: install millrace[gpu] there"
+        return [], f"Python of the workers cannot import {error.name or error}: install millrace[gpu] there"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
         return [], f"CUDA finds no GPU on a worker ({error}): run `nvidia-smi` there"
     found = []
-    for number in range(count):
-        device = cupy.cuda.Device(number)
-        free, whole = device.mem_info
-        name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
-        found.append(f"{name}, {free / 2**30:.0f} of {whole / 2**30:.0f} GiB free")
     try:
+        for number in range(count):
+            free, whole = cupy.cuda.Device(number).mem_info
+            name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+            found.append(f"{name}, {free / 2**30:.0f} of {whole / 2**30:.0f} GiB free")
         cupy.matmul(cupy.ones((2, 2)), cupy.ones((2, 2))).sum().item()
     except Exception as error:  # whatever CUDA's libraries raise where one of them is missing or too old
         return (

@@ -14,14 +14,21 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from models import gpu_task
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, MillraceError
 
 SETTING = "spark.millrace.gpu"
 MODES = ("never", "auto", "require")
 Stage = Literal["arrays", "trees"]
+STAGES: tuple[Stage, ...] = ("arrays", "trees")
 _found: dict[str, Found] = {}
-_chosen: dict[str, dict[str, str]] = {}
+_taken: dict[str, dict[str, str]] = {}
 log = logging.getLogger(__name__)
+
+
+class NoGpu(MillraceError):
+    """A GPU is required and cannot be used. Not the failure of a fit, which would be a trial like others."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -45,42 +52,61 @@ class Choice:
     gpu: bool
     reason: str
 
+    def __str__(self) -> str:
+        return f"{'GPU' if self.gpu else 'CPU'}: {self.reason}"
+
 
 def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> Choice:
-    """Where a stage runs.
+    """Where a stage would run.
 
     Args:
-        passes: over the rows, None where the data decide. With `auto` one or two stay: reading the rows takes longer than the
-            arithmetic that a GPU would save (`scripts/bench gpu_linear`).
+        passes: over the rows, None where the data decide. With `auto` a stage of known passes, which are one or two, stays:
+            reading the rows takes longer than the arithmetic that a GPU would save (`scripts/bench gpu_linear`).
 
     Raises:
-        ConfigError: the setting is none of its values, or GPUs are required and workers cannot use any.
+        ConfigError: the setting is none of its values.
+        NoGpu: GPUs are required and workers cannot use any.
     """
     mode = spark.conf.get(SETTING, "never")
     if mode not in MODES:
         raise ConfigError(f"{SETTING} is '{mode}'; expected one of {', '.join(MODES)}.")
     if mode == "never":
         return Choice(False, f"{SETTING} is never")
-    choice = _choice(spark, stage, require=mode == "require", passes=passes)
-    where = f"{'GPU' if choice.gpu else 'CPU'}: {choice.reason}"
-    log.info("%s on %s", stage, where)
-    _chosen.setdefault(spark.sparkContext.applicationId, {})[stage] = where
-    return choice
+    has = found(spark)
+    problem = has.arrays if stage == "arrays" else has.trees
+    if problem and mode == "require":
+        raise NoGpu(f"A GPU is required ({SETTING}), and there is none to use for {stage}: {problem}.")
+    if problem:
+        return Choice(False, problem)
+    if mode == "auto" and passes is not None:
+        return Choice(False, f"of {passes} pass(es) over the rows, reading them takes most")
+    return Choice(True, f"workers have {'; '.join(has.gpus)}")
 
 
-def chosen(spark: SparkSession) -> dict[str, str]:
-    """What the last choice of each stage was, and why; empty with `never`."""
-    return dict(_chosen.get(spark.sparkContext.applicationId, {}))
+def take(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> bool:
+    """As `choose`, for a stage that runs now: where it does is logged and kept for `taken`."""
+    choice = choose(spark, stage, passes=passes)
+    if spark.conf.get(SETTING, "never") != "never":
+        log.info("%s on %s", stage, choice)
+        _taken.setdefault(spark.sparkContext.applicationId, {})[stage] = str(choice)
+    return choice.gpu
+
+
+def taken(spark: SparkSession) -> dict[str, str]:
+    """Where each stage ran last, and why, since this was asked before; empty with `never`."""
+    return _taken.pop(spark.sparkContext.applicationId, {})
 
 
 def require(spark: SparkSession) -> None:
     """Before any work: make sure that GPUs that are required can be used.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: the setting is none of its values.
+        NoGpu: they cannot.
     """
-    if spark.conf.get(SETTING, "never") == "require":
-        choose(spark, "arrays")
+    for stage in STAGES:
+        if spark.conf.get(SETTING, "never") == "require":
+            choose(spark, stage)
 
 
 def found(spark: SparkSession) -> Found:
@@ -91,15 +117,3 @@ def found(spark: SparkSession) -> Found:
         row = spark.range(0, 1, 1, 1).mapInArrow(gpu_task.look, schema).collect()[0]
         _found[application] = Found(tuple(row["gpus"]), row["arrays"], row["trees"])
     return _found[application]
-
-
-def _choice(spark: SparkSession, stage: Stage, *, require: bool, passes: int | None) -> Choice:
-    has = found(spark)
-    problem = has.arrays if stage == "arrays" else has.trees
-    if problem:
-        if require:
-            raise ConfigError(f"A GPU is required ({SETTING}), and there is none to use: {problem}.")
-        return Choice(False, problem)
-    if not require and passes is not None:
-        return Choice(False, f"of {passes} pass(es) over the rows, reading them takes most")
-    return Choice(True, f"workers have {'; '.join(has.gpus)}")

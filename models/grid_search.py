@@ -73,7 +73,7 @@ def tune(
 
     Args:
         frame: features, label and the fold columns.
-        known: trials of this very search done before; those without an error are not fitted again.
+        known: trials of this very search done before; they are not fitted again.
         on_trial: called in this thread with each new trial, as soon as it is there.
         on_pass: called after each pass over the rows that several fits share, with its number and how many models still move. Workers
             may hold every slot then: it must not run anything in Spark.
@@ -82,7 +82,7 @@ def tune(
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
     """
     search.folds.check_type(frame)
-    done = {(trial.point, trial.fold): trial for trial in known if trial.error is None}
+    done = {(trial.point, trial.fold): trial for trial in known}
     routes, refused = _routes(search, done)
     models: dict[tuple[int, int], Callable[[], Model]] = {}
 

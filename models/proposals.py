@@ -18,8 +18,8 @@ from optuna.trial import Trial, TrialState
 
 from conf.schema import Range
 
-# Generations of the evolutionary method: Optuna's default of 50 would leave a usual search at its random beginning.
-POPULATION = 8
+# Points before scores count: Optuna's defaults, 10 and 50, would leave most of a usual search to chance.
+BEGINNING = 8
 
 
 class Proposals:
@@ -60,8 +60,8 @@ def _distribution(values: Range | tuple[Any, ...]) -> BaseDistribution:
     if isinstance(values, tuple):
         return CategoricalDistribution(range(len(values)))  # values may be lists, which Optuna would not take
     log = values.scale == "log"
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return IntDistribution(values.low, values.high, log=log)
+    if values.is_whole:
+        return IntDistribution(int(values.low), int(values.high), log=log)
     return FloatDistribution(float(values.low), float(values.high), log=log)
 
 
@@ -69,8 +69,8 @@ def _sampler(method: str, seed: int) -> BaseSampler:
     if method == "random":
         return RandomSampler(seed=seed)
     if method == "evolutionary":
-        return NSGAIISampler(population_size=POPULATION, seed=seed)
+        return NSGAIISampler(population_size=BEGINNING, seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         # Of points asked together each one counts as bad for the next, so that they do not all lie in one place.
-        return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+        return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=BEGINNING)

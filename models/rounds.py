@@ -36,9 +36,11 @@ def of(
     """The plan, and what came of it, after each round; at least one round, however little time is left.
 
     Args:
-        known: trials of the candidate that were done before. Those of points that are proposed again are not repeated.
+        known: trials of the candidate that were done before. Those of points that are proposed again are not repeated, but for those
+            that failed: whatever kept them may have gone.
         tried: tries the points of a plan, but for the trials that it is given.
     """
+    known = [trial for trial in known if trial.error is None]
     candidate = train.candidates[plan.candidate]
     if not candidate.space:
         yield plan, tried(plan, list(known))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -160,7 +161,7 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
             # Whether MLlib takes the value is for the trial to find out: one failing point is a row, not the end.
             grid.append(_grid_point(estimator, point.parameters))
     for key, values in candidate.space.items():
-        for value in (values.low, values.high) if isinstance(values, Range) else values:
+        for value in _drawable(values):
             found = _set(estimator.copy(), f"{where}.space.{key}", key, value)
             problems += [problem for problem in found if problem not in problems]
     if problems:
@@ -169,6 +170,14 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
         if estimator.hasParam(key) and not estimator.isSet(estimator.getParam(key)):
             estimator._set(**{key: seed})
     return Plan(name, estimator, tuple(_points(name, candidate)), tuple(grid), _design(estimator))
+
+
+def _drawable(values: Range | tuple[Any, ...]) -> tuple[Any, ...]:
+    """What shows whether a parameter takes whatever may be drawn: both ends, and between two that are not whole a fraction."""
+    if isinstance(values, tuple):
+        return values
+    ends = values.low, values.high
+    return ends if values.is_whole else (*ends, ends[0] + (ends[1] - ends[0]) / math.e)
 
 
 def _grid_point(estimator: Estimator[Any], parameters: Mapping[str, Any]) -> dict[Param[Any], Any]:

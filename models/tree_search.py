@@ -138,7 +138,7 @@ class _Search:
             labels = _Labels(prepared.select(F.count_distinct("label")).collect())
             arguments = [last._get_xgb_parameters(labels) for last in lasts]
             requests = [Request(n, fold, *arguments[k]) for n, (k, fold) in enumerate(wanted)]
-            gpu = gpus.choose(rows.sparkSession, "trees").gpu
+            gpu = gpus.take(rows.sparkSession, "trees")
             # A second task would hold all rows once more, on the same GPU.
             shares = dealt(requests, 1 if gpu else min(self._parallelism, len(requests)))
             training = Training(

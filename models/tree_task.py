@@ -18,6 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from models import gpu_task
+from models.exact.worker import devices
+from models.exact.worker.devices import Gpu
 from models.margins import Measure
 
 Array = npt.NDArray[Any]
@@ -98,6 +100,10 @@ class Training:
                     weight = rows.get("weight", np.ones(len(cell)))
                     matrix.set_weight(np.where(self.trains[request.fold][cell], weight, 0.0))
                 yield self._trained(rows, cell, matrix, request)
+            del matrix
+        if self.gpu:
+            rows.clear()
+            devices.let_go()
 
     def _trained(self, rows: Mapping[str, Any], cell: Array, matrix: Any, request: Request) -> pa.RecordBatch:
         import xgboost
@@ -158,12 +164,15 @@ def made(
 
 
 def moved(rows: dict[str, Any]) -> dict[str, str]:
-    """Put the values on the task's GPU, where rows are binned and predicted; returns what tells XGBoost which one that is."""
-    import cupy
+    """Put the values on the task's GPU, where rows are binned and predicted; returns what tells XGBoost which one that is.
 
+    Raises:
+        ModelError: they are too many for its memory.
+    """
     number, _ = gpu_task.own()
-    cupy.cuda.Device(number).use()
-    rows["values"] = cupy.asarray(rows["values"])
+    gpu = Gpu(number)
+    gpu.require_room(rows["values"].nbytes)
+    rows["values"] = gpu.there(rows["values"])
     return {"device": f"cuda:{number}"}
 
 

@@ -17,6 +17,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from models import gpus, tree_task
+from models.exact.worker import devices
 from models.tree_task import ORDINAL
 
 SOLVER = "xgboost, one task"
@@ -45,7 +46,7 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     prepared = inputs(estimator, frame)
     booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
     ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id()).coalesce(1)
-    gpu = gpus.choose(frame.sparkSession, "trees").gpu
+    gpu = gpus.take(frame.sparkSession, "trees")
     train = partial(_train, booster=booster, rounds=rounds, matrix=matrix, gpu=gpu)
     row = ordered.mapInArrow(train, "config string, model binary").collect()[0]
     return model_of(estimator, row["config"], row["model"])
@@ -82,6 +83,9 @@ def _train(
     device = tree_task.moved(rows) if gpu else {}
     model = xgboost.train({**booster, **device}, tree_task.made(rows, booster, matrix), **rounds)
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in tree_task.kept(model).items()})
+    if gpu:
+        rows.clear()
+        devices.let_go()
 
 
 def _value(estimator: Estimator[Any], name: str) -> Any:

@@ -174,6 +174,7 @@ class CrossValidator(stock.CrossValidator):
         Raises:
             ConfigError: the parameters of folds contradict each other.
             ModelError: there is no row to tell the number of features from.
+            NoGpu: GPUs are required and cannot be used.
         """
         estimator, evaluator, folds = self.getEstimator(), self.getEvaluator(), self._folds()
         size = _bytes_per_worker(dataset)
@@ -319,8 +320,7 @@ class CrossValidatorReader(stock.CrossValidatorReader):
 def _device(dataset: DataFrame, taken: Path, passes: int | None) -> str:
     if taken is Path.GENERAL:
         return "CPU: the estimator fits itself"
-    choice = gpus.choose(dataset.sparkSession, "arrays" if taken is Path.EXACT else "trees", passes=passes)
-    return f"{'GPU' if choice.gpu else 'CPU'}: {choice.reason}"
+    return str(gpus.choose(dataset.sparkSession, "arrays" if taken is Path.EXACT else "trees", passes=passes))
 
 
 def _bytes_per_worker(dataset: DataFrame) -> int:

@@ -172,6 +172,13 @@ class TestSettings:
         candidates = f"train.candidates={{trees: {{estimator: boosted_trees, space: {space}}}}}"
         assert problems(settings=[candidates]) == [f"--set train.candidates: train.candidates.trees{message}"]
 
+    def test_a_search_without_a_space_is_refused(self, shop: Path) -> None:
+        """It would do nothing."""
+        assert problems(settings=["train.search={trials: 5}"]) == [
+            "shop.yaml:49: train: `search` says how points are drawn from spaces, and no candidate has one: give one a `space`, or"
+            " remove it."
+        ]
+
     def test_all_of_them_are_named_at_once(self, shop: Path) -> None:
         """Each has its own sentence."""
         assert len(problems(settings=["a", "b.c=1", "task.x=2", "train.metric=f1"])) == 3

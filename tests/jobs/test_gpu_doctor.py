@@ -24,7 +24,8 @@ PACKAGES = [
     Check(
         "XGBoost",
         f"{xgboost.__version__} without CUDA",
-        "Expected a build with CUDA for boosted trees: pip uninstall xgboost-cpu, then pip install 'millrace[gpu]' on every worker.",
+        "Expected a build with CUDA for boosted trees: pip uninstall --yes xgboost xgboost-cpu, then pip install 'xgboost>=3.2,<3.3', on every"
+        " worker.",
     ),
 ]  # fmt: skip
 
@@ -57,7 +58,7 @@ def test_each_card_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         tmp_path,
         monkeypatch,
         "0, NVIDIA H200, 580.159.04, 143771, 142000\\n1, NVIDIA T4, 535.1, 16384, 16000\\n2, NVIDIA H200, 580.159.04, 143771, 1000\\n",
-        "4711, python, 142000\\n",
+        "4711, 142000, python, the other one\\n",
     )
     assert gpu_doctor.checks(Environment(gpu="require")) == [
         Check("GPU", "0: NVIDIA H200, 138 of 140 GiB free, driver 580.159.04"),
@@ -73,12 +74,41 @@ def test_each_card_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         Check(
             "GPU process",
-            "python (4711) holds 142000 MiB",
+            "python, the other one (4711) holds 142000 MiB",
             "Two applications on one GPU share its memory without knowing of each other: end one, or give each a GPU of its own.",
         ),
         *PACKAGES,
         Check("gpu", "require"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        (
+            "echo NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.; exit 9",
+            "NVIDIA-SMI has failed because",
+        ),
+        ("exit 0", "none: nvidia-smi lists no card"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_a_problem(
+    script: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In nvidia-smi's own words."""
+    machine(tmp_path, monkeypatch, "")
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (check, *_) = gpu_doctor.checks(Environment(gpu="auto"))
+    assert not check.ok
+    assert check.found.startswith(found)
+
+
+def test_memory_that_is_not_told_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of cards that share the machine's."""
+    machine(tmp_path, monkeypatch, "0, NVIDIA GB10, 580.95, [N/A], [N/A]\\n")
+    assert gpu_doctor.checks(Environment(gpu="auto"))[0] == Check(
+        "GPU", "0: NVIDIA GB10, 0 of 0 GiB free, driver 580.95"
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,7 +125,7 @@ def test_each_card_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         (
             {"spark.task.resource.gpu.amount": "0.25"},
-            Check("slots", "spark.task.resource.gpu.amount is 0.25: so many tasks share a GPU as have room for that"),
+            Check("slots", "spark.task.resource.gpu.amount is 0.25: the share of a GPU that each task takes"),
         ),
     ],
 )

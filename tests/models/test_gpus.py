@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,8 +18,9 @@ from xgboost.spark import SparkXGBClassifier
 
 from jobs import gpu_parity
 from models import gpus
-from models.gpus import Choice
-from models.tuning import CrossValidator
+from models.folds import Folds
+from models.gpus import Choice, NoGpu
+from models.tuning import CrossValidator, Search, tune
 from transforms.errors import ConfigError
 
 HERE = importlib.util.find_spec("cupy") is not None
@@ -77,9 +79,10 @@ def test_auto_takes_the_processors_and_says_why(
     """Never silently."""
     session.conf.set(gpus.SETTING, "auto")
     with caplog.at_level(logging.INFO, logger="models.gpus"):
-        assert gpus.choose(session, stage) == Choice(False, PROBLEM)
+        assert not gpus.take(session, stage)
     assert caplog.messages == [f"{stage} on CPU: {PROBLEM}"]
-    assert gpus.chosen(session)[stage] == f"CPU: {PROBLEM}"
+    assert gpus.taken(session) == {stage: f"CPU: {PROBLEM}"}
+    assert gpus.taken(session) == {}
 
 
 @without
@@ -88,9 +91,29 @@ def test_a_search_that_requires_a_gpu_stops_before_any_fit(rows: DataFrame, make
     """The plan says so, too."""
     rows.sparkSession.conf.set(gpus.SETTING, "require")
     for call in (validator(make()).fit, validator(make()).plan):
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(NoGpu) as caught:
             call(rows)
-        assert str(caught.value) == f"A GPU is required (spark.millrace.gpu), and there is none to use: {PROBLEM}."
+        assert re.fullmatch(
+            rf"A GPU is required \(spark\.millrace\.gpu\), and there is none to use for (arrays|trees): {re.escape(PROBLEM)}\.",
+            str(caught.value),
+        )
+
+
+@pytest.mark.parametrize("make", ESTIMATORS, ids=["linear", "trees"])
+def test_a_missing_gpu_is_no_failed_trial(
+    rows: DataFrame, make: type[LogisticRegression], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that keeps failures as rows ends all the same: what workers have is made up, XGBoost without CUDA among it."""
+    monkeypatch.setattr(gpus, "found", lambda spark: gpus.Found(("a GPU",), "no CuPy", "no CUDA in XGBoost"))
+    rows.sparkSession.conf.set(gpus.SETTING, "require")
+    with pytest.raises(NoGpu):
+        tune(Search(make(), [{}], BinaryClassificationEvaluator(), Folds(3, "fold")), rows)
+    for stage, problem in (("arrays", "no CuPy"), ("trees", "no CUDA in XGBoost")):
+        with pytest.raises(NoGpu, match=f"for {stage}: {problem}"):
+            gpus.choose(rows.sparkSession, stage)  # type: ignore[arg-type]
+    monkeypatch.setattr(gpus, "found", lambda spark: gpus.Found(("a GPU",), "", "no CUDA in XGBoost"))
+    with pytest.raises(NoGpu, match="for trees: no CUDA in XGBoost"):
+        gpus.require(rows.sparkSession)
 
 
 @without

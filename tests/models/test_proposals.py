@@ -75,6 +75,18 @@ def test_scores_guide_what_comes_next(method: str) -> None:
     assert abs(gains[1]) < 0.5
 
 
+def test_the_second_round_knows_of_the_first() -> None:
+    """No later: a search often has but four. Other scores lead to other points."""
+
+    def second(sign: float) -> list[dict[str, Any]]:
+        proposals = Proposals(SPACE, "bayesian", 0, larger_is_better=True)
+        proposals.tell([sign * score(point) for point in proposals.ask(8)])
+        return proposals.ask(8)
+
+    assert second(1.0) == second(1.0)
+    assert second(1.0) != second(-1.0)
+
+
 def test_smaller_may_be_better() -> None:
     """The direction is that of the metric."""
     found = []

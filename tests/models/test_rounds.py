@@ -29,10 +29,10 @@ def train(**settings: Any) -> Train:
 class Tries:
     """Scores that grow with the depth, and the (point, fold) pairs that were not known."""
 
-    def __init__(self, stop_at: int = 10**9) -> None:
+    def __init__(self, stop_at: int = 10**9, fails: int = -1) -> None:
         self.fitted: list[list[tuple[int, int]]] = []
         self.trials: dict[tuple[int, int], Trial] = {}
-        self.stop_at = stop_at
+        self.stop_at, self.fails = stop_at, fails
 
     def __call__(self, plan: Plan, known: list[Trial]) -> TuningResult:
         done = {(trial.point, trial.fold): trial for trial in known}
@@ -42,8 +42,8 @@ class Tries:
             if len(self.trials) == self.stop_at:
                 raise KeyboardInterrupt
             parameters = plan.points[point].parameters
-            value = parameters["max_depth"] + fold / 10
-            done[point, fold] = Trial("trees", point, parameters, fold, "area_under_roc", value, 0.0, "made up")
+            value, error = (None, "no") if point == self.fails else (parameters["max_depth"] + fold / 10, None)
+            done[point, fold] = Trial("trees", point, parameters, fold, "area_under_roc", value, 0.0, "made up", error)
             self.trials[point, fold] = done[point, fold]
         scores = np.array(
             [[done[point.index, fold].value for fold in range(FOLDS)] for point in plan.points], dtype=float
@@ -87,6 +87,18 @@ def test_a_search_that_was_killed_goes_on_where_it_was(stop_at: int) -> None:
     assert broken.trials.keys() & again.trials.keys() == set()
     assert len(broken.trials) + len(again.trials) == 10 * FOLDS
     assert (plan.points, result.trials) == (whole.points, expected.trials)
+
+
+def test_a_point_that_failed_is_tried_once_a_run() -> None:
+    """In the rounds after it, it stands; a run that goes on later tries it again."""
+    spec = train(trials=10, at_once=4)
+    tries = Tries(fails=1)
+    _, result = run(spec, tries)
+    assert [pair for pairs in tries.fitted for pair in pairs].count((1, 0)) == 1
+    assert np.isnan(result.scores[1]).all()
+    again = Tries()
+    run(spec, again, list(result.trials))
+    assert [pair for pairs in again.fitted for pair in pairs][:FOLDS] == [(1, 0), (1, 1)]
 
 
 def test_trials_of_other_points_are_not_taken_for_these() -> None:

@@ -207,3 +207,23 @@ def test_evaluators_by_metric(spark: SparkSession, metric: str, task: str, name:
         larger,
     )
     assert not evaluator.hasParam("numBins") or evaluator.getNumBins() == 0
+
+
+def test_ends_of_a_space_have_to_fit_and_so_has_what_lies_between() -> None:
+    """A fraction would be drawn of a range that is not whole, and the parameter would refuse it in the midst of a search."""
+    spaces = {
+        "max_iter": ({"from": 10.0, "to": 100.0}, "max_iter: 43.1"),
+        "reg_param": (["a", 0.1], "reg_param: 'a' does not fit"),
+        "reg_parm": (
+            {"from": 0.1, "to": 1.0},
+            "reg_parm: LogisticRegression has no parameter 'reg_parm'. Did you mean 'reg_param'?",
+        ),
+    }
+    for name, (space, message) in spaces.items():
+        with pytest.raises(ConfigError) as caught:
+            search.plans(train(l={"estimator": "logistic_regression", "space": {name: space}}), "binary")
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"train.candidates.l.space.{message}"), problem
+    fits = {"max_iter": {"from": 10, "to": 100}, "reg_param": {"from": 0.1, "to": 1}}
+    (plan,) = search.plans(train(l={"estimator": "logistic_regression", "space": fits}), "binary")
+    assert plan.points == ()

@@ -179,16 +179,13 @@ def test_known_trials_are_not_fitted_again(lines: DataFrame) -> None:
 
 
 def test_a_failing_point_is_a_row_with_its_error(lines: DataFrame) -> None:
-    """The others go on; the error's first line is kept; the failing point is tried again when the search is resumed."""
+    """The others go on; the error's first line is kept."""
     result = tune(search([5.0, -1.0]), lines)
 
     errors = [trial.error for trial in result.trials]
     assert errors == [None] * 3 + ["ValueError: error must not be negative, got -1.0"] * 3
     assert np.isnan(result.scores).tolist() == [[False] * 3, [True] * 3]
     assert result.best == 0
-    FITS.clear()
-    tune(search([5.0, -1.0]), lines, known=result.trials)
-    assert Counter({-1.0: 3}) == FITS
 
 
 def test_a_value_that_mllib_refuses_fails_its_point_only(points: DataFrame) -> None:

@@ -91,14 +91,14 @@ class Iterate:
     @property
     def passes_left(self) -> float:
         """To the goal at the rate of the last step, if the curvature is stale; without a curvature, endless."""
-        if not self.stale or self.halved:
+        if not self.stale or self.retries:
             return 0.0
         if self._rate >= 1 or not 0 < self.size < np.inf:
             return np.inf
         return max(0.0, float(np.log(STEP / self.size) / np.log(self._rate)))
 
     @property
-    def halved(self) -> bool:
+    def retries(self) -> bool:
         """Whether the last trial was no good, and the next one is said already."""
         return self._halvings > 0 or self._length == 0
 
@@ -121,6 +121,9 @@ class Iterate:
             self._halvings += 1
             self._aim(self._length / 2)
             return
+        if again:
+            # The step from here is proposed once more: it is no longer for a poor curvature.
+            self.size = np.inf
         if self.memory is not None and not (first or again):
             self.memory.add(self.trial - self.x, gradient - self.gradient)
         self.stale |= 0 < self._length < 1 and self.memory is None
@@ -184,7 +187,7 @@ class Iterate:
                 False,
                 f"still moving after {self.passes} passes: the data determine the coefficients poorly; raise regParam",
             )
-        elif self.halved:
+        elif self.retries:
             return
         elif self.scaled.penalty.reg_param == 0 and self.value < separated:
             self._stop(
@@ -267,14 +270,14 @@ def minimise(
         losses, gradients = likelihood.evaluate(weights, [model.scaled.trains for model in moving], precision)
         for model, loss, gradient in zip(moving, losses, gradients, strict=True):
             model.receive(float(loss), gradient, precision)
-            if not model.halved:
+            if not model.retries:
                 model.propose(precision)
         _refresh(likelihood, moving)
         for model in moving:
             model.judge(precision, separated, goal)
         # Sizes of steps tell more than values: float32 has done its part when they are small, or do not fall any more.
         before, size = size, median(model.size for model in moving)
-        if goal == STEP and (size < COARSE_STEP or size > before / 2 or any(model.halved for model in moving)):
+        if goal == STEP and (size < COARSE_STEP or size > before / 2 or any(model.retries for model in moving)):
             precision = "float64"
         moving = [model for model in moving if model.converged is None]
         if on_pass:
@@ -288,7 +291,7 @@ def _refresh(likelihood: Likelihood, moving: Sequence[Iterate]) -> None:
     for model in moving:
         if model.memory is None:
             groups[model.group].append(model)
-    stale = [group for group in groups.values() if any(model.stale and not model.halved for model in group)]
+    stale = [group for group in groups.values() if any(model.stale and not model.retries for model in group)]
     if not stale:
         return
     # In passes: each curvature is Q^2 operations a row in float32 and half of them by symmetry, a pass 4 Q a model in float64.
@@ -302,5 +305,5 @@ def _refresh(likelihood: Likelihood, moving: Sequence[Iterate]) -> None:
     for group, curvature in zip(stale, curvatures, strict=True):
         for model in group:
             model.set_curvature(curvature.mean(model.scaled.trains))
-            if not model.halved:
+            if not model.retries:
                 model.propose("float64")

@@ -129,7 +129,7 @@ def open_passes(
         connect_seconds: how long workers may take to connect, once they could run, before each pass becomes a job.
 
     Raises:
-        ConfigError: GPUs are required and cannot be used.
+        NoGpu: GPUs are required and cannot be used.
     """
     weight = F.lit(1.0) if design.weight is None else design.weight
     codes = F.array() if design.codes is None else design.codes
@@ -142,7 +142,7 @@ def open_passes(
     )
     conf = frame.sparkSession.sparkContext.getConf()
     spill = conf.get("spark.io.encryption.enabled", "false") != "true"
-    gpu = gpus.choose(frame.sparkSession, "arrays", passes=None if several else 1).gpu
+    gpu = gpus.take(frame.sparkSession, "arrays", passes=None if several else 1)
     limits = Limits(design.levels, max(1, _slots(frame) // _executors(frame)), spill, memory, gpu)
     return Workers(rows, limits, several=several, reply=reply, connect_seconds=connect_seconds)
 

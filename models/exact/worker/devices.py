@@ -1,6 +1,6 @@
 """Where the arrays of a worker lie: in the memory of its machine, or on a GPU, to which its rows are moved once.
 
-CuPy is imported here alone, when a worker moves to a GPU: a driver may have none, and most machines have none.
+CuPy is imported when a worker moves to a GPU: a driver may have none, and most machines have none.
 """
 
 from __future__ import annotations
@@ -67,12 +67,23 @@ class Gpu:
         cupy.cuda.Device(number).use()
 
     def moved(self, blocks: Blocks) -> Blocks:
-        """The rows on the GPU; arrays of the machine are let go one after the other.
+        """The rows on the GPU.
 
         Raises:
             ModelError: they are too many for its memory.
         """
-        wanted = sum(array.nbytes for cell in blocks.cells for array in _arrays(cell).values())
+        self.require_room(sum(array.nbytes for cell in blocks.cells for array in _arrays(cell).values()))
+        cells = [
+            replace(cell, **{name: self._sent(array) for name, array in _arrays(cell).items()}) for cell in blocks.cells
+        ]
+        return replace(blocks, cells=cells)
+
+    def require_room(self, wanted: int) -> None:
+        """Make sure that so many bytes of rows fit, with room for what is made of them.
+
+        Raises:
+            ModelError: they do not.
+        """
         free, whole = self._cupy.cuda.Device(self._number).mem_info
         if wanted > FOR_ROWS * whole / self._neighbours or wanted > free:
             raise ModelError(
@@ -80,11 +91,6 @@ class Gpu:
                 f" expected room for {wanted >> 20} MiB of rows and for sums over them. Use more GPUs, end what else runs on this one,"
                 " or set gpu to never."
             )
-        cells, held = [], list(blocks.cells)
-        while held:
-            cell = held.pop(0)
-            cells.append(replace(cell, **{name: self._sent(array) for name, array in _arrays(cell).items()}))
-        return replace(blocks, cells=cells)
 
     def there(self, array: Array) -> Array:
         """On the GPU."""
@@ -106,6 +112,14 @@ class Gpu:
             target[start : start + step].set(locked[: len(part)])
             self._cupy.cuda.get_current_stream().synchronize()  # the locked memory is used again
         return target
+
+
+def let_go() -> None:
+    """Give back the memory of a GPU that arrays of this process had: CuPy keeps it for the next, and Spark keeps the process."""
+    import cupy
+
+    cupy.get_default_memory_pool().free_all_blocks()
+    cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def requested(device: Device, request: Mapping[str, Any]) -> dict[str, Any]:

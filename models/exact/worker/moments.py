@@ -112,7 +112,7 @@ def _dense_sums(cell: Cell, weight: Array, mean: Array, levels: tuple[int, ...])
     sums = {"sum": xp.zeros(d), "products": xp.zeros((d, d)), "nonzero": xp.zeros(d)}
     sums |= {"minimum": xp.full(d, xp.inf), "maximum": xp.full(d, -xp.inf)}
     by_level = [xp.zeros((n, d)) for n in levels]
-    step = tile_rows(cell.dense, TILE)
+    step = tile_rows(cell.dense, TILE, sum(levels))
     for start in range(0, cell.dense.shape[0], step):
         tile = slice(start, start + step)
         w, codes = weight[tile], cell.codes[tile, :]

@@ -20,8 +20,9 @@ Precision = Literal["float32", "float64"]
 # Measured on one core of a server with AVX-512, 100 columns and 48 models: products run at the same 55-65 GF/s (float32) from
 # 1,024 to 16,384 rows, element-wise work is fastest while a few arrays of (rows, models) fit into the second-level cache.
 ROWS = 4096
-# On a GPU each step of a tile is a call that starts a kernel: tiles are large, and bounded by memory.
-GPU_TILE_BYTES = 2**27
+# On a GPU each step of a tile is a call that starts a kernel: tiles are large, but workers that share it have a few arrays of a tile each, of
+# rows by models as of rows by columns.
+GPU_ROWS, GPU_TILE_BYTES = 2**17, 2**27
 # Summing up by the levels of one code takes as long as a product of some 224 columns with themselves, zeros or not. (Measured as
 # above, 20 to 78 dense columns, 1 to 6 codes: 0.8 us a row and code, 1.5e-5 us a row and pair of columns.)
 PAIRS_A_CODE = 50_000
@@ -121,7 +122,7 @@ def tiles(cell: Cell, levels: Sequence[int], precision: Precision, *, stride: in
     """
     xp = namespace(cell.dense)
     dtype = getattr(xp, precision)
-    step = tile_rows(cell.dense, ROWS) * stride
+    step = tile_rows(cell.dense, ROWS, sum(levels)) * stride
     for start in range(0, cell.dense.shape[0], step):
         rows = slice(start, min(start + step, cell.dense.shape[0]), stride)
         part = cell.dense[rows, :]
@@ -136,9 +137,12 @@ def tiles(cell: Cell, levels: Sequence[int], precision: Precision, *, stride: in
         )
 
 
-def tile_rows(dense: Array, on_host: int) -> int:
-    """Rows of a tile of a cell's dense columns (n, q)."""
-    return max(on_host, GPU_TILE_BYTES // (8 * (dense.shape[1] + 1))) if on_gpu(dense) else on_host
+def tile_rows(dense: Array, on_host: int, levels: int = 0) -> int:
+    """Rows of a tile of a cell's dense columns (n, q), whose one-hot columns may be written out."""
+    if not on_gpu(dense):
+        return on_host
+    width = int(dense.shape[1]) + 1 + levels
+    return max(on_host, min(GPU_ROWS, GPU_TILE_BYTES // (8 * width)))
 
 
 def _spans(q: int, levels: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -179,7 +183,7 @@ def margins(cell: Cell, levels: Sequence[int], weights: Array) -> Array:
     the same number of rows, the last one filled up with copies of a row.
     """
     xp = namespace(cell.dense)
-    rows, parts = tile_rows(cell.dense, ROWS), []
+    rows, parts = tile_rows(cell.dense, ROWS, sum(levels)), []
     for tile in tiles(cell, levels, "float64"):
         missing = rows - tile.dense.shape[0]
         dense, codes = (
