@@ -10,8 +10,9 @@ import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from conf.candidates import Candidate, Search
 from conf.errors import ConfigError
 from conf.values import (
     Address,
@@ -22,7 +23,6 @@ from conf.values import (
     MetricsTarget,
     Name,
     Names,
-    Number,
     Period,
     SparkSettings,
     Spec,
@@ -244,66 +244,6 @@ class Split(Spec):
     test: TestPart
     folds: Folds = Folds()
     salt: str = ""
-
-
-class Range(Spec):
-    """Numbers to draw from, ends included: whole ones where both ends are written as whole numbers; on a log scale as many between 1 and 10
-    as between 10 and 100."""
-
-    low: Number = Field(alias="from")
-    high: Number = Field(alias="to")
-    scale: Literal["linear", "log"] = "linear"
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether only whole numbers are drawn."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Range:
-        if not self.low < self.high:
-            raise ValueError(f"expected `from` below `to`, found {self.low} and {self.high}")
-        if self.scale == "log" and self.low <= 0:
-            raise ValueError(f"a log scale has no zero: expected `from` above 0, found {self.low}")
-        return self
-
-
-Values = Annotated[tuple[Any, ...], BeforeValidator(as_tuple), Field(min_length=1)]
-# Told apart by what they are written as, so that an error is about one of them.
-Dimension = Annotated[
-    Annotated[Range, Tag("a range")] | Annotated[Values, Tag("values")],
-    Discriminator(lambda value: "a range" if isinstance(value, (dict, Range)) else "values"),
-]
-
-
-class Candidate(Spec):
-    """An estimator and where to look: every point of a `grid`, or as many points of a `space` as `train.search` allows.
-
-    `estimator` is a short name or a dotted path to a `pyspark.ml` estimator; `params` are fixed.
-    """
-
-    estimator: str
-    grid: dict[Name, Values] = {}
-    space: dict[Name, Dimension] = {}
-    params: dict[Name, Any] = {}
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Candidate:
-        if self.grid and self.space:
-            raise ValueError("a candidate has a grid or a space: move the values of the grid into the space, as lists")
-        return self
-
-
-class Search(Spec):
-    """How points are drawn from spaces: `trials` points for each candidate, `at_once` before their scores guide the next.
-
-    Once `minutes` have passed since this process began to search, a candidate is given no more than its first round.
-    """
-
-    method: Literal["random", "bayesian", "evolutionary"] = "bayesian"
-    trials: Annotated[int, Field(ge=1)] = 32
-    at_once: Annotated[int, Field(ge=1)] = 8
-    minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 BINARY_METRICS = ("area_under_roc", "area_under_pr", "log_loss", "accuracy", "f1")

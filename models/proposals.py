@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from conf.schema import Range
+from conf.candidates import Range
 
 # Points before scores count: Optuna's defaults, 10 and 50, would leave most of a usual search to chance.
 BEGINNING = 8

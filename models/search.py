@@ -25,7 +25,8 @@ from pyspark.ml.evaluation import (
 )
 from pyspark.ml.param import Param
 
-from conf.schema import SMALLER_IS_BETTER, Candidate, Range, Train
+from conf.candidates import Candidate, Range
+from conf.schema import SMALLER_IS_BETTER, Train
 from models import preprocessing
 from models.preprocessing import Design, Profile
 from transforms.errors import ConfigError

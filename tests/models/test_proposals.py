@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conf.schema import Range
+from conf.candidates import Range
 from models.proposals import Proposals
 
 pytestmark = pytest.mark.quick
