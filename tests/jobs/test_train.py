@@ -339,7 +339,7 @@ SPACES: dict[str, Any] = {
 
 @pytest.mark.slow
 def test_a_search_over_spaces_goes_on_where_it_was_killed(
-    spark: SparkSession, tmp_path: Path, tracking_uri: str
+    spark: SparkSession, tmp_path: Path, tracking_uri: str, request: pytest.FixtureRequest
 ) -> None:
     """Five times, anywhere: trials that were written stand as they are, one round is lost at most, and the end is that of an unbroken run."""
     settings = {"metric": "area_under_roc", "candidates": SPACES, "search": {"trials": 5, "at_once": 3}}
@@ -357,8 +357,12 @@ def test_a_search_over_spaces_goes_on_where_it_was_killed(
             assert len(now.merge(written, on=["candidate", "point", "fold", "seconds", "value"])) == len(written)
         written = now
 
+    gpus.taken(spark)
+    spark.conf.set(gpus.SETTING, "auto")
+    request.addfinalizer(lambda: spark.conf.unset(gpus.SETTING))
     outcome = made.train(spec)
 
+    assert {where.partition(":")[0] for where in outcome.details["devices"].values()} == {"CPU"}
     pd.testing.assert_frame_equal(trials(made, spec), trials(whole, whole_spec), check_exact=False, atol=1e-9)
     assert len(trials(made, spec)) == 2 * 5 * 2
     for name in ("candidate", "parameters", "trials", "failed"):
@@ -375,10 +379,7 @@ def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
     spec = pipeline("failing", train={"metric": "log_loss", "candidates": candidates})
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
 
-    spark.conf.set(gpus.SETTING, "auto")
     outcome = made.train(spec, told := Told())
-    spark.conf.unset(gpus.SETTING)
-    assert outcome.details["devices"].keys() == {"arrays"}
     again = made.train(spec, force=True)
 
     (said,) = (text for text in told.messages if "trial(s)" in text)
