@@ -22,7 +22,7 @@ SETTINGS = {
     f"{QUEUES}.default.capacity": "100",
     "yarn.scheduler.capacity.maximum-am-resource-percent": "0.8",
     "yarn.scheduler.minimum-allocation-mb": "256",
-    "yarn.nodemanager.resource.memory-mb": "16384",
+    "yarn.minicluster.yarn.nodemanager.resource.memory-mb": "16384",  # in the place of a node's own setting
     "yarn.nodemanager.resource.cpu-vcores": "4",
     # The disk of a laptop is often fuller than a node's may be, and its containers' memory is no business of the test.
     "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": "99.5",
