@@ -52,10 +52,9 @@ def _gpus() -> tuple[list[str], str]:
             found.append(f"{name}, {free / 2**30:.0f} of {whole / 2**30:.0f} GiB free")
         cupy.matmul(cupy.ones((2, 2)), cupy.ones((2, 2))).sum().item()
     except Exception as error:  # whatever CUDA's libraries raise where one of them is missing or too old
-        return (
-            found,
-            f"CuPy cannot multiply on the GPU of a worker ({type(error).__name__}: {error}): run `millrace doctor --gpu`",
-        )
+        problem = f"CuPy cannot multiply on the GPU of a worker ({type(error).__name__}: {error})"
+        cure = "end what else runs on it, and install CUDA's libraries there (pip install 'cupy-cuda13x[ctk]')"
+        return found, f"{problem}: {cure}"
     return found, ""
 
 
@@ -64,4 +63,4 @@ def _trees() -> str:
 
     if xgboost.build_info().get("USE_CUDA"):
         return ""
-    return "XGBoost of the workers was built without CUDA: replace xgboost-cpu by xgboost there"
+    return "XGBoost of the workers was built without CUDA: replace xgboost-cpu by xgboost there, as `millrace doctor --gpu` says"
