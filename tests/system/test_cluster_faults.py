@@ -78,6 +78,8 @@ def test_speculative_attempts_change_nothing(tmp_path: Path, monkeypatch: pytest
     speculation = {
         "spark.speculation": "true", "spark.speculation.interval": "100ms", "spark.speculation.quantile": "0.5",
         "spark.speculation.minTaskRuntime": "1s", "spark.executorEnv.PYTHONPATH": str(ROOT),
+        # A stage of one task has no others to be slower than.
+        "spark.speculation.task.duration.threshold": "3s",
     }  # fmt: skip
 
     with places.folder_of_this_machine(work, tmp_path / "here") as run:
