@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pyspark.sql import SparkSession
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from models import gpu_task
 from transforms.errors import ConfigError, MillraceError
 
 SETTING = "spark.millrace.gpu"
@@ -113,6 +111,11 @@ def found(spark: SparkSession) -> Found:
     """What the first worker that answers has; asked once a session."""
     application = spark.sparkContext.applicationId
     if application not in _found:
+        # They bring NumPy and pyarrow, a tenth of a second that no command has to wait for that asks for no GPU.
+        from pyspark.sql.pandas.types import from_arrow_schema
+
+        from models import gpu_task
+
         schema = from_arrow_schema(gpu_task.FOUND)
         row = spark.range(0, 1, 1, 1).mapInArrow(gpu_task.look, schema).collect()[0]
         _found[application] = Found(tuple(row["gpus"]), row["arrays"], row["trees"])
