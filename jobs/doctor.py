@@ -23,6 +23,7 @@ from rich.console import Console
 from conf.load import load, load_environment
 from conf.schema import Environment
 from jobs import jars
+from jobs.progress import print_problems
 from transforms.errors import ConfigError
 
 JAVA_RELEASES = (17, 21)
@@ -52,8 +53,7 @@ def execute(pipeline: str | None, environment: str, look: Callable[[Environment]
     try:
         chosen = load(pipeline, environment=environment).environment if pipeline else load_environment(environment)
     except ConfigError as error:
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        print_problems(error, console)
         return error.exit_code
     return 0 if run(look(chosen), console) else 1
 
@@ -72,7 +72,7 @@ def run(made: list[Check], console: Console) -> bool:
 def checks(environment: Environment) -> list[Check]:
     """Every check, in the order in which problems are best mended."""
     made = [_python(), *_packages(), _java(), *_jars()]
-    if _is_local(environment):
+    if is_local(environment):
         made.append(_memory(environment))
     return [*made, _raw(environment), _lake(environment), _mlflow(environment)]
 
@@ -94,15 +94,17 @@ def _packages() -> Iterator[Check]:
         yield Check("packages", "millrace itself is not installed", "Run scripts/setup.")
         return
     wanted = [need for need in wanted if need.marker is None or need.marker.evaluate({"extra": ""})]
-    found = {need.name: _version(need.name) or _version(OTHER_BUILD.get(need.name, need.name)) for need in wanted}
+    found = {need.name: installed(need.name) or installed(OTHER_BUILD.get(need.name, need.name)) for need in wanted}
     wrong = [need for need in wanted if not need.specifier.contains(found[need.name] or "0", prereleases=True)]
     for need in wrong:
         yield Check(need.name, found[need.name] or "not installed", f"Expected {need.specifier}: run scripts/setup.")
-    rivals = [(one, other) for one, other in RIVALS if _version(one) and _version(other) not in (None, _version(one))]
+    rivals = [
+        (one, other) for one, other in RIVALS if installed(one) and installed(other) not in (None, installed(one))
+    ]
     for one, other in rivals:
         yield Check(
             other,
-            f"{_version(other)} beside {one} {_version(one)}",
+            f"{installed(other)} beside {one} {installed(one)}",
             f"Both own the same files: keep one, or the same version of both. Uninstall {other} and reinstall {one}.",
         )
     if not wrong and not rivals:
@@ -111,7 +113,8 @@ def _packages() -> Iterator[Check]:
         )
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -178,7 +181,8 @@ def _memory_gibibytes() -> float:
     return there / 1024**3
 
 
-def _is_local(environment: Environment) -> bool:
+def is_local(environment: Environment) -> bool:
+    """Whether all runs in the driver, without executors."""
     return environment.master.partition("[")[0] == "local"
 
 
@@ -253,7 +257,7 @@ def _mlflow(environment: Environment) -> Check:
 
 
 def _sqlite(environment: Environment, file: Path) -> Check:
-    on_one_machine = _is_local(environment) and (environment.mlflow or _local(environment.lake))
+    on_one_machine = is_local(environment) and (environment.mlflow or _local(environment.lake))
     if not on_one_machine:
         cure = "Expected a server or database address as `mlflow`: a cluster's driver may run where that file is not."
         return Check("mlflow", environment.tracking_uri, cure)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from conf.schema import Environment
-from jobs.doctor import Check
+from jobs.doctor import Check, installed, is_local
 
 # CUDA 13, which CuPy of the extra `gpu` is built for, needs this branch of the driver.
 DRIVER = 580
@@ -67,10 +66,9 @@ def _packages() -> Iterator[Check]:
     # Both builds own the same files: whichever came last is there, and removing one breaks the other.
     swap = "pip uninstall --yes xgboost xgboost-cpu, then pip install 'xgboost>=3.2,<3.3', on every worker"
     for package in ("cupy-cuda13x", "array-api-compat"):
-        try:
-            yield Check(package, version(package))
-        except PackageNotFoundError:
-            yield Check(package, "not installed", f"Expected for linear and logistic searches: {install}.")
+        found = installed(package)
+        cure = "" if found else f"Expected for linear and logistic searches: {install}."
+        yield Check(package, found or "not installed", cure)
     import xgboost
 
     if xgboost.build_info().get("USE_CUDA"):
@@ -91,7 +89,7 @@ def _switch(environment: Environment) -> Check:
 
 def _spark(environment: Environment) -> Iterator[Check]:
     """On a cluster Spark deals out GPUs, or tasks of one executor do not know of those of another."""
-    if environment.master.startswith("local"):
+    if is_local(environment):
         return
     amount = environment.spark.get(SLOTS)
     if amount is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from pyspark.ml import Estimator
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
 from pyspark.ml.feature import VectorAssembler
+from pyspark.ml.functions import vector_to_array
 from pyspark.ml.regression import LinearRegression
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,6 +23,7 @@ from xgboost.spark import SparkXGBClassifier
 
 from conf.load import load_environment
 from jobs import session
+from jobs.progress import print_problems
 from models import any_estimator, gpus
 from models.tuning import CrossValidator, CrossValidatorModel
 from transforms.errors import MillraceError, QualityError
@@ -81,8 +83,7 @@ def execute(environment: str) -> int:
                 ]
             )
     except MillraceError as error:
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        print_problems(error, console)
         return error.exit_code
     return 0
 
@@ -156,9 +157,8 @@ def _compared(
 
 def _said(model: Any, seen: DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
     rows = model.transform(seen)
-    column = "probability" if "probability" in rows.columns else "prediction"
-    value: Callable[[Any], float] = (lambda row: row[0][1]) if column == "probability" else (lambda row: row[0])
-    return np.array([value(row) for row in rows.select(column).collect()])
+    said = vector_to_array(F.col("probability"))[1] if "probability" in rows.columns else F.col("prediction")
+    return np.array([row[0] for row in rows.select(said).collect()])
 
 
 def _print(found: list[Distance], console: Console) -> None:

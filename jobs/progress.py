@@ -19,6 +19,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from conf.errors import MillraceError
+
 log = logging.getLogger(__name__)
 
 
@@ -112,3 +114,9 @@ class LiveProgress(Progress):
 def for_console(console: Console) -> Progress:
     """The live view when the console is a terminal, plain lines otherwise."""
     return LiveProgress(console) if console.is_terminal else Progress()
+
+
+def print_problems(error: MillraceError, console: Console) -> None:
+    """Each problem of an error as it is: brackets in it are no markup."""
+    for problem in error.problems:
+        console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)

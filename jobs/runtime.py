@@ -28,7 +28,7 @@ from rich.console import Console
 from conf.load import Loaded, load
 from jobs import check, lease, outages, session
 from jobs.lake import Lake
-from jobs.progress import for_console
+from jobs.progress import for_console, print_problems
 from jobs.runs import Ledger, Outcome, Run
 from jobs.storage import Storage
 from transforms.errors import MillraceError
@@ -101,8 +101,7 @@ def execute(job: str, arguments: Arguments) -> int:
         code = 0
     except MillraceError as error:
         code = error.exit_code
-        for problem in error.problems:
-            console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        print_problems(error, console)
         summary.update(outcome="failed", error=str(error))
     except KeyboardInterrupt:
         code = 1

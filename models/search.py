@@ -81,7 +81,12 @@ class Plan:
         parameters = [dict(each) for each in drawn]
         first = len(self.points)
         more = tuple(Point(self.candidate, first + i, each) for i, each in enumerate(parameters))
-        grid = tuple(_grid_point(self.estimator, each) for each in parameters)
+        grid = []
+        for each in parameters:
+            trial = self.estimator.copy()
+            for key, value in each.items():
+                trial._set(**{str(_parameter(trial, key)): value})
+            grid.append(_grid_point(self.estimator, trial, each))
         return replace(self, points=(*self.points, *more), grid=(*self.grid, *grid))
 
     def pipeline(self, profile: Profile, impute: str) -> Pipeline:
@@ -160,7 +165,7 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
         problems += [problem for problem in found if problem not in problems]
         if not found:
             # Whether MLlib takes the value is for the trial to find out: one failing point is a row, not the end.
-            grid.append(_grid_point(estimator, point.parameters))
+            grid.append(_grid_point(estimator, trial, point.parameters))
     for key, values in candidate.space.items():
         for value in _drawable(values):
             found = _set(estimator.copy(), f"{where}.space.{key}", key, value)
@@ -181,11 +186,10 @@ def _drawable(values: Range | tuple[Any, ...]) -> tuple[Any, ...]:
     return ends if values.is_whole else (*ends, ends[0] + (ends[1] - ends[0]) / math.e)
 
 
-def _grid_point(estimator: Estimator[Any], parameters: Mapping[str, Any]) -> dict[Param[Any], Any]:
-    """The values as the estimator's parameters hold them."""
-    trial = estimator.copy()
-    for key, value in parameters.items():
-        trial._set(**{str(_parameter(trial, key)): value})
+def _grid_point(
+    estimator: Estimator[Any], trial: Estimator[Any], parameters: Mapping[str, Any]
+) -> dict[Param[Any], Any]:
+    """The values of parameters as `trial`, a copy that they were set in, holds them."""
     params = [estimator.getParam(str(_parameter(estimator, key))) for key in parameters]
     return {param: trial.getOrDefault(trial.getParam(param.name)) for param in params}
 

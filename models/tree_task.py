@@ -85,6 +85,10 @@ class Training:
 
     def run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
         """Train and judge; one row of ANSWER a model."""
+        with devices.let_go(self.gpu):
+            yield from self._run(batches, requests)
+
+    def _run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
         rows = columns(batches)
         cell = rows.pop(CELL)
         if self.gpu:
@@ -100,10 +104,6 @@ class Training:
                     weight = rows.get("weight", np.ones(len(cell)))
                     matrix.set_weight(np.where(self.trains[request.fold][cell], weight, 0.0))
                 yield self._trained(rows, cell, matrix, request)
-            del matrix
-        if self.gpu:
-            rows.clear()
-            devices.let_go()
 
     def _trained(self, rows: Mapping[str, Any], cell: Array, matrix: Any, request: Request) -> pa.RecordBatch:
         import xgboost

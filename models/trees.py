@@ -68,24 +68,27 @@ def model_of(estimator: Any, config: str, booster: bytes) -> Model:
     return fitted
 
 
-def _train(
+def _train(batches: Iterator[pa.RecordBatch], *, gpu: bool, **given: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+    """The task."""
+    with devices.let_go(gpu):
+        found = _trained(batches, gpu=gpu, **given)
+    yield pa.RecordBatch.from_pydict({name: [value] for name, value in found.items()})
+
+
+def _trained(
     batches: Iterator[pa.RecordBatch],
     *,
     booster: dict[str, Any],
     rounds: dict[str, Any],
     matrix: dict[str, Any],
     gpu: bool,
-) -> Iterator[pa.RecordBatch]:
-    """The task: all rows into one matrix, then the rounds of boosting."""
+) -> dict[str, Any]:
+    """All rows into one matrix, then the rounds of boosting."""
     import xgboost
 
     rows = tree_task.columns(batches)
     device = tree_task.moved(rows) if gpu else {}
-    model = xgboost.train({**booster, **device}, tree_task.made(rows, booster, matrix), **rounds)
-    yield pa.RecordBatch.from_pydict({name: [value] for name, value in tree_task.kept(model).items()})
-    if gpu:
-        rows.clear()
-        devices.let_go()
+    return tree_task.kept(xgboost.train({**booster, **device}, tree_task.made(rows, booster, matrix), **rounds))
 
 
 def _value(estimator: Estimator[Any], name: str) -> Any:

@@ -84,6 +84,14 @@ def metrics_apart(one: stock.CrossValidatorModel, other: stock.CrossValidatorMod
     return float(np.max(np.abs(np.subtract(one.avgMetrics, other.avgMetrics))))
 
 
+def coefficients_apart(one: Any, other: Any) -> float:
+    """Largest difference of a coefficient or the intercept of the best models, over the largest of the other's."""
+    mine, theirs = (
+        np.append(model.bestModel.coefficients.toArray(), model.bestModel.intercept) for model in (one, other)
+    )
+    return float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs)))
+
+
 def run(
     name: str,
     description: str | None,
@@ -129,12 +137,9 @@ def _strict(frame: DataFrame, estimator: Estimator[Any], grid: Sequence[Any], ev
     peer = validators(tight, grid, exact)[1].fit(frame)
     ours = validators(estimator, grid, exact)[0].fit(frame)
     frame.unpersist()
-    mine, theirs = (
-        np.append(model.bestModel.coefficients.toArray(), model.bestModel.intercept) for model in (ours, peer)
-    )
     return {
         "strict_metrics_apart": metrics_apart(ours, peer),
-        "strict_coefficients_apart": float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs))),
+        "strict_coefficients_apart": coefficients_apart(ours, peer),
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +47,7 @@ def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: L
     """A task of a barrier stage: answers requests of the driver. Yields nothing."""
     context = BarrierTaskContext.get()
     worker = peer.Worker(context.partitionId(), len(context.getTaskInfos()))
-    with threadpool_limits(context.cpus()), _device_let_go(limits):
+    with threadpool_limits(context.cpus()), devices.let_go(limits.gpu):
         peer.serve(address, worker, lambda: _load(batches, worker.number, limits), device=lambda: _device(limits))
     yield from ()
 
@@ -58,7 +57,7 @@ def answer(batches: Iterator[pa.RecordBatch], *, requests: Requests, limits: Lim
     context = TaskContext.get()
     assert context is not None
     number = context.partitionId()
-    with threadpool_limits(context.cpus()), _device_let_go(limits):
+    with threadpool_limits(context.cpus()), devices.let_go(limits.gpu):
         rows = Rows(lambda: _load(batches, number, limits), lambda: _device(limits))
         *_, last = (rows.answer(kernel, request) for kernel, request in requests)
         del rows
@@ -75,16 +74,6 @@ def _row(number: int, part: int, reply: bytes) -> pa.RecordBatch:
         pa.Array.from_buffers(pa.binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(reply)]),
     ]
     return pa.RecordBatch.from_arrays(columns, ["worker", "part", "answer"])
-
-
-@contextmanager
-def _device_let_go(limits: Limits) -> Iterator[None]:
-    """At the end."""
-    try:
-        yield
-    finally:
-        if limits.gpu:
-            devices.let_go()
 
 
 def _device(limits: Limits) -> Device:

@@ -12,19 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from scripts import gpu_bench, paired, tuning_bench
 from scripts.benches import linear_cv, logistic_cv
 
 SIZES = {"small": (200_000, 50), "full": (4_000_000, 100)}
 APART = 1e-8
-
-
-def coefficients_apart(one: Any, other: Any) -> float:
-    """Largest difference of a coefficient, over the largest coefficient."""
-    mine, theirs = (model.bestModel.coefficients.toArray() for model in (one, other))
-    return float(np.max(np.abs(mine - theirs)) / np.max(np.abs(theirs)))
 
 
 def main() -> int:
@@ -41,7 +33,7 @@ def main() -> int:
             ours, _ = tuning_bench.validators(*problem())
             timings, mine, theirs = gpu_bench.on_both(ours, frame, given.pairs)
             quality[f"{name}_metrics_apart"] = tuning_bench.metrics_apart(mine, theirs)
-            quality[f"{name}_coefficients_apart"] = coefficients_apart(mine, theirs)
+            quality[f"{name}_coefficients_apart"] = tuning_bench.coefficients_apart(mine, theirs)
             scaling[name] = {
                 "gpu_s": timings.ours_s, "cpu_s": timings.peer_s, "ratio": timings.ratio, "gpu_cold_s": timings.ours_cold,
             }  # fmt: skip

@@ -10,20 +10,9 @@ from pyspark.sql import SparkSession
 from conf.schema import Environment
 from jobs import pipeline
 from jobs.lake import Lake
-from jobs.progress import Progress
 from jobs.runs import Ledger, Run, Stage
 from tests.jobs import shop
-
-
-class Told(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
+from tests.jobs.told import Told
 
 
 def run_on(spark: SparkSession, root: str, day: date, every: str | None, *, force: bool = False) -> Run:

@@ -23,6 +23,7 @@ from jobs.progress import Progress
 from jobs.runs import Ledger, Outcome, Run, Stage
 from models import gpus
 from models.registry import Registry
+from tests.jobs.told import Told
 from transforms import contracts, features
 from transforms.errors import ContractError, ModelError
 
@@ -258,17 +259,6 @@ def test_the_same_run_again_does_nothing(trained: tuple[World, Pipeline, Outcome
 
 class Interrupted(Exception):
     """Stands for a kill."""
-
-
-class Told(Progress):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 @dataclass

@@ -5,13 +5,15 @@ CuPy is imported when a worker moves to a GPU: a driver may have none, and most 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from models.exact.worker.blocks import Array, Blocks, Cell
+from models.exact.worker.loading import TYPES
 from transforms.errors import ModelError
 
 # Rows travel through memory that the driver of the GPU may read at any time (page-locked), this much at a time.
@@ -114,12 +116,17 @@ class Gpu:
         return target
 
 
-def let_go() -> None:
-    """Give back the memory of a GPU that arrays of this process had: CuPy keeps it for the next, and Spark keeps the process."""
-    import cupy
+@contextmanager
+def let_go(gpu: bool) -> Iterator[None]:
+    """At the end, give back what arrays of this process had of a GPU: CuPy keeps it for the next, and Spark keeps the process."""
+    try:
+        yield
+    finally:
+        if gpu:
+            import cupy
 
-    cupy.get_default_memory_pool().free_all_blocks()
-    cupy.get_default_pinned_memory_pool().free_all_blocks()
+            cupy.get_default_memory_pool().free_all_blocks()
+            cupy.get_default_pinned_memory_pool().free_all_blocks()
 
 
 def requested(device: Device, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,4 +140,4 @@ def replied(device: Device, reply: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arrays(cell: Cell) -> dict[str, Array]:
-    return {"dense": cell.dense, "codes": cell.codes, "label": cell.label, "weight": cell.weight}
+    return {name: getattr(cell, name) for name in TYPES}
