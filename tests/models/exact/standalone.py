@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @contextmanager
 def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
-    """A master and two workers of one core and so much memory each; its address, once it knows both."""
+    """A master and two workers of one core and so much memory each; its address, once it knows both.
+
+    The workers have an address each, as two machines have: Spark starts a second attempt at a task on another host only.
+    """
     import pyspark
 
     home = Path(pyspark.__file__).parent
@@ -33,11 +36,10 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
         "SPARK_DAEMON_MEMORY": "256m",
     }  # fmt: skip
     deploy = "org.apache.spark.deploy"
-    settings = ["--host", "127.0.0.1", "--webui-port", "0"]
-    commands = [[f"{deploy}.master.Master", *settings, "--port", str(port)]]
+    commands = [[f"{deploy}.master.Master", "--host", "127.0.0.1", "--webui-port", "0", "--port", str(port)]]
     for i in range(2):
-        place = ["--cores", "1", "--memory", memory, "--work-dir", str(folder / f"work-{i}")]
-        commands.append([f"{deploy}.worker.Worker", *settings, *place, master])
+        place = ["--host", f"127.0.0.{i + 1}", "--webui-port", "0", "--work-dir", str(folder / f"work-{i}")]
+        commands.append([f"{deploy}.worker.Worker", *place, "--cores", "1", "--memory", memory, master])
     processes: list[subprocess.Popen[str]] = []
 
     def start(number: int, **output: Any) -> subprocess.Popen[str]:
