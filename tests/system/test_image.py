@@ -76,11 +76,12 @@ def test_a_driver_of_the_image(image: Buildah, tmp_path: Path) -> None:
     (there / "place.yaml").write_text(yaml.safe_dump(place))
     there.chmod(0o777)
 
-    container = image("from", NAME)
+    # Kubernetes lets a pod find the address of its own name.
+    container = image("from", "--add-host", "driver:127.0.0.1", NAME)
     driver = ["/opt/millrace/entrypoint.sh", "driver", "--master", "local[2]", "--driver-memory", "1g"]
     script = ["--class", "org.apache.spark.deploy.PythonRunner", "/opt/millrace/millrace.py"]
     image(
-        "run", "--isolation", "chroot", "--volume", f"{there}:/there", "--env", "SPARK_DRIVER_BIND_ADDRESS=127.0.0.1",
+        "run", "--isolation", "chroot", "--hostname", "driver", "--volume", f"{there}:/there", "--env", "SPARK_DRIVER_BIND_ADDRESS=127.0.0.1",
         container, "--", *driver, *script, "run", "/there/parcels.yaml", "--env", "/there/place.yaml",
     )  # fmt: skip
 
