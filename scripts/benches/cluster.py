@@ -76,7 +76,8 @@ def main() -> int:
         size = sum(file.stat().st_size for file in (folder / "raw").rglob("*.csv"))
         (folder / "events").mkdir()
         (folder / "bench.yaml").write_text(yaml.safe_dump(pipeline()))
-        spark = {"spark.eventLog.enabled": "true", "spark.eventLog.dir": str(folder / "events")}
+        logged = {"spark.eventLog.enabled": "true", "spark.eventLog.compress": "false"}
+        spark = {**logged, "spark.eventLog.dir": str(folder / "events")}
         place = {"name": "bench", "raw": str(folder / "raw"), "lake": str(folder / "lake"), "spark": spark}
         (folder / "place.yaml").write_text(yaml.safe_dump(place))
         cluster_package.write(folder / "package", ["delta"])
