@@ -1,12 +1,17 @@
-"""The image of drivers and executors, built by buildah from Debian's packages: what runs in it makes the tables that are made here."""
+"""The image of drivers and executors, built by buildah from Debian's packages and pushed to a registry: what runs in it makes the tables that
+are made here.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
@@ -19,14 +24,14 @@ NAME, BASE = "millrace:test", "debian-of-the-test"
 MIRROR, SUITE = "http://deb.debian.org/debian", "bookworm"
 USER = 185
 CERTIFICATES = "/opt/certificates.crt"
-TOOLS = ("buildah", "debootstrap")
+TOOLS = ("buildah", "debootstrap", "docker-registry")
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(
         os.geteuid() != 0 or not all(map(shutil.which, TOOLS)),
-        reason="building needs root and, on Debian, apt-get install buildah debootstrap",
+        reason="building needs root and, on Debian, apt-get install buildah debootstrap docker-registry",
     ),
 ]
 
@@ -41,6 +46,36 @@ class Buildah:
         done = subprocess.run([*self._words, *words], capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
         return done.stdout.strip()
+
+
+@contextmanager
+def registry(folder: Path) -> Iterator[str]:
+    """The address of a registry that keeps its images in a folder."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    settings = {
+        "version": "0.1",
+        "storage": {"filesystem": {"rootdirectory": f"{folder}/registry"}},
+        "http": {"addr": address},
+    }
+    (folder / "registry.yaml").write_text(yaml.safe_dump(settings))
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(folder / "registry.yaml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = []
+        while "listening on" not in (line := process.stderr.readline()):
+            said.append(line)
+            assert line, said
+        Thread(target=process.stderr.read, daemon=True).start()
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +111,11 @@ def test_a_driver_of_the_image(image: Buildah, tmp_path: Path) -> None:
     (there / "place.yaml").write_text(yaml.safe_dump(place))
     there.chmod(0o777)
 
-    # Kubernetes lets a pod find the address of its own name.
-    container = image("from", "--add-host", "driver:127.0.0.1", NAME)
+    with registry(tmp_path) as address:
+        image("push", "--tls-verify=false", NAME, f"docker://{address}/{NAME}")
+        # Kubernetes lets a pod find the address of its own name.
+        options = ["--add-host", "driver:127.0.0.1", "--pull-always", "--tls-verify=false"]
+        container = image("from", *options, f"docker://{address}/{NAME}")
     driver = ["/opt/millrace/entrypoint.sh", "driver", "--master", "local[2]", "--driver-memory", "1g"]
     script = ["--class", "org.apache.spark.deploy.PythonRunner", "/opt/millrace/millrace.py"]
     image(

@@ -1,9 +1,10 @@
-"""A standalone cluster of Spark on this machine."""
+"""A standalone cluster of Spark on this machine, started as the README says."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import IO, Any
 from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).resolve().parents[3]
+README = ROOT / "README.md"
 
 
 @contextmanager
@@ -35,16 +37,15 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
         "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable,
         "SPARK_DAEMON_MEMORY": "256m",
     }  # fmt: skip
-    deploy = "org.apache.spark.deploy"
-    commands = [[f"{deploy}.master.Master", "--host", "127.0.0.1", "--webui-port", "0", "--port", str(port)]]
+    commands = [[*_readme_words("Master", master), "--webui-port", "0", "--port", str(port)]]
     for i in range(2):
         place = ["--host", f"127.0.0.{i + 1}", "--webui-port", "0", "--work-dir", str(folder / f"work-{i}")]
-        commands.append([f"{deploy}.worker.Worker", *place, "--cores", "1", "--memory", memory, master])
+        *words, address = _readme_words("Worker", master)
+        commands.append([*words, *place, "--cores", "1", "--memory", memory, address])
     processes: list[subprocess.Popen[str]] = []
 
     def start(number: int, **output: Any) -> subprocess.Popen[str]:
-        command = [str(home / "bin/spark-class"), *commands[number]]
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.STDOUT, text=True, **output)
+        process = subprocess.Popen(commands[number], env=environment, stderr=subprocess.STDOUT, text=True, **output)
         processes.append(process)
         return process
 
@@ -67,6 +68,14 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _readme_words(daemon: str, master: str) -> list[str]:
+    """The README's command that starts a daemon, with the address of a master of this machine."""
+    command = re.search(rf"^\.venv/bin/(spark-class \S+\.{daemon}[^#\n]*)", README.read_text(), re.MULTILINE)
+    assert command is not None
+    words = command[1].replace("spark://HOST:7077", master).replace("HOST", "127.0.0.1").split()
+    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
 
 
 def _copied(stream: IO[str], file: Path) -> SimpleQueue[str | None]:
