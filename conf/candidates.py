@@ -42,13 +42,15 @@ Dimension = Annotated[
 class Candidate(Spec):
     """An estimator and where to look: every point of a `grid`, or as many points of a `space` as `train.search` allows.
 
-    `estimator` is a short name or a dotted path to a `pyspark.ml` estimator; `params` are fixed.
+    `estimator` is a short name or a dotted path to a `pyspark.ml` estimator; `params` are fixed. With `halving`, boosted trees are judged
+    after parts of their rounds, and one point in so many goes on with so many times its rounds.
     """
 
     estimator: str
     grid: dict[Name, Values] = {}
     space: dict[Name, Dimension] = {}
     params: dict[Name, Any] = {}
+    halving: Annotated[int, Field(ge=2)] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Candidate:

@@ -27,6 +27,8 @@ from transforms.features import Tables
 JOB = "train"
 # Threads that fit grid points of one fold side by side; beyond the cores they only wait.
 MOST_PARALLEL = 8
+# One training row in so many tells boosted trees when to stop, where they have `early_stopping_rounds`.
+ONE_IN = 10
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
     identity = fingerprint("search", _search_specs(run), inputs, attempt.number)
     log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
     held_out = contracts.out_of_fold(name, features.membership_version(run.pipeline), tables.key)
-    with any_estimator.cached(_training_rows(run, tables, inputs)) as rows:
+    aside = any(plan.stops_early for plan in plans)
+    with any_estimator.cached(_training_rows(run, tables, inputs, aside=aside)) as rows:
         profile = _profile(run, rows, plans)
         pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
         winner, results = _search(run, rows, plans, pipelines, log)
@@ -130,15 +133,20 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
     )
 
 
-def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int]) -> DataFrame:
-    """Features, label, fold and train_from of the rows of part train, in canonical order."""
+def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int], *, aside: bool) -> DataFrame:
+    """Features, label, fold and train_from of the rows of part train, in canonical order; and whether a row is set aside."""
     membership = (
         run.lake.read(tables.membership, inputs[tables.membership.table]).where(F.col("part") == "train").drop("part")
     )
     key = tables.membership.key
     labels = run.lake.read(tables.labels, inputs[tables.labels.table]).select(*key, preprocessing.LABEL)
     rows = contracts.join_rows(run.lake.read(tables.features, inputs[tables.features.table]), labels, key)
-    return canonical(contracts.join_rows(rows, membership, key), key, membership.count())
+    rows = contracts.join_rows(rows, membership, key)
+    if aside:
+        # By the key: a row is never aside in one run and trained on in the next.
+        place = F.pmod(F.xxhash64(F.lit(run.pipeline.train.seed), *key), F.lit(ONE_IN))
+        rows = rows.withColumn(preprocessing.ASIDE, place == 0)
+    return canonical(rows, key, membership.count())
 
 
 def _folds(run: Run) -> Folds:
@@ -189,6 +197,8 @@ def _search(
             metric=spec.metric,
             parameters=[point.parameters for point in plan.points],
             parallelism=min(MOST_PARALLEL, run.spark.sparkContext.defaultParallelism),
+            halving=spec.candidates[plan.candidate].halving,
+            since=plan.since,
         )
         result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, on_pass=steps.passed, keep_models=True)
         log.flush()

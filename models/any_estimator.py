@@ -40,7 +40,8 @@ Pairs = Sequence[tuple[int, int]]  # (index among some routes, fold)
 class Fit:
     """One grid point on one fold. `value` is the evaluator's, None when `error` says why; `model` makes the model, where it was asked for.
 
-    Few models of a search are ever used, and making one may take stages that are fitted for it.
+    Few models of a search are ever used, and making one may take stages that are fitted for it. `rounds` are those of boosting; `share` is
+    below 1 where better points kept this one from its last rounds.
     """
 
     point: int
@@ -50,6 +51,8 @@ class Fit:
     solver: str
     error: Exception | None = None
     model: Callable[[], Model] | None = None
+    rounds: int | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

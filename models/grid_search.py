@@ -24,7 +24,9 @@ from models.any_estimator import Fit, ParamMap, Route
 from models.exact.driver.search import OnPass
 from models.exact_estimator import Refit
 from models.folds import Folds
+from models.halving import Halving
 from models.trials import Trial, TuningResult, finite
+from transforms.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class Search:
         candidate, metric: names for the trials.
         parameters: per grid point, the parameters as trials report them.
         exact: find the optimum even where few iterations or a loose tolerance are set.
+        halving: of the boosted trees one in so many goes on, with so many times its rounds; None for all rounds of all.
+        since: first grid point that competes so; those before it are known.
     """
 
     estimator: Estimator[Any]
@@ -56,6 +60,15 @@ class Search:
     parameters: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     parallelism: int = 1
     exact: bool = False
+    halving: int | None = None
+    since: int = 0
+
+    def halves(self, known: Iterable[Trial]) -> Halving | None:
+        """Who goes on, where some go on."""
+        if self.halving is None:
+            return None
+        ended = {trial.point: trial.share for trial in known if trial.point >= self.since and trial.error is None}
+        return Halving(self.halving, len(self.grid) - self.since, ended)
 
 
 def tune(
@@ -80,6 +93,9 @@ def tune(
         keep_models: keep the models fitted now.
         refit: fit the best point on all rows too, if its solver has them at hand.
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
+
+    Raises:
+        ConfigError: points rank, or are to be halved and do not share the rows of boosted trees.
     """
     search.folds.check_type(frame)
     done = {(trial.point, trial.fold): trial for trial in known}
@@ -106,7 +122,9 @@ def tune(
     # The exact path last: when its rows are at hand, all else is known.
     paths = (
         any_estimator.fits(frame, search.folds, general, search.evaluator, **options),
-        tree_search.fits(frame, search.folds, boosted, search.evaluator, **options),
+        tree_search.fits(
+            frame, search.folds, boosted, search.evaluator, halving=search.halves(done.values()), **options
+        ),
         exact_estimator.fits(
             frame, search.folds, exact, search.evaluator, on_pass=on_pass, refit=whole if refit else None, **options
         ),
@@ -127,8 +145,27 @@ def tune(
     return result()
 
 
-def path(way: Route, evaluator: Evaluator, *, exact: bool) -> tuple[Path, str]:
-    """The path of a grid point, and why."""
+def path(way: Route, evaluator: Evaluator, *, exact: bool, halving: int | None = None) -> tuple[Path, str]:
+    """The path of a grid point, and why.
+
+    Raises:
+        ConfigError: it ranks, or it is to be halved and does not share the rows of boosted trees.
+    """
+    taken, why = _path(way, evaluator, exact=exact)
+    if tree_search.ranks(way):
+        raise ConfigError(
+            f"{type(way.last).__name__} ranks rows within queries, which folds would cut and no evaluator of MLlib judges."
+            " Search over a classifier or a regressor."
+        )
+    if halving is not None and halving < 2:
+        raise ConfigError(f"halving is {halving}; expected 2 or more: one grid point in so many goes on.")
+    if halving is not None and taken is not Path.BOOSTED:
+        against = why if tree_search.knows(way) else "its models do not grow round by round"
+        raise ConfigError(f"{type(way.last).__name__} cannot be halved: {against}. Remove `halving`.")
+    return taken, why
+
+
+def _path(way: Route, evaluator: Evaluator, *, exact: bool) -> tuple[Path, str]:
     against = exact_estimator.reason_against(way, evaluator, insist=exact)
     if against is None:
         return Path.EXACT, Path.EXACT.value
@@ -176,7 +213,7 @@ def _by_path(search: Search, routes: Sequence[Route]) -> dict[Path, list[Route]]
     found: dict[Path, list[Route]] = {each: [] for each in Path}
     reasons = set()
     for way in routes:
-        taken, reason = path(way, search.evaluator, exact=search.exact)
+        taken, reason = path(way, search.evaluator, exact=search.exact, halving=search.halving)
         found[taken].append(way)
         if taken is Path.GENERAL:
             reasons.add(reason)
@@ -191,8 +228,9 @@ def _trial(search: Search, fit: Fit) -> Trial:
     )
     value, error = (None, describe_error(fit.error)) if fit.error else finite(fit.value)
     return Trial(
-        search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error
-    )
+        search.candidate, fit.point, parameters, fit.fold, search.metric, value, fit.seconds, fit.solver, error,
+        fit.rounds, fit.share,
+    )  # fmt: skip
 
 
 def _stopped(frame: DataFrame) -> bool:

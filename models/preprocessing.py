@@ -18,6 +18,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 FEATURES, LABEL = "features", "label"
+# Whether a row is not trained on, but tells boosted trees when to stop.
+ASIDE = "row=aside"
 MISSING_LEVEL = "(missing)"
 # MLlib's trees cut every feature into as many bins as the widest category has levels: beyond this, levels become numbers.
 MAX_LEVELS = 254
@@ -29,7 +31,7 @@ class Design(Enum):
     LINEAR = "imputed, one-hot"
     SCALED = "imputed, one-hot, divided by the standard deviation"
     TREES = "imputed, indexed categories"
-    BOOSTED = "missing kept, indexed categories"
+    BOOSTED = "missing kept, indexed categories, split by XGBoost as such"
 
     @property
     def imputes(self) -> bool:
@@ -94,6 +96,13 @@ def stages(profile: Profile, design: Design, impute: str) -> list[Any]:
 def max_bins(profile: Profile) -> int:
     """Bins that MLlib's trees need for the categories: their levels and one for unseen ones; at least MLlib's default."""
     return max([32, *(count + 1 for count in profile.levels.values() if count <= MAX_LEVELS)])
+
+
+def kinds(profile: Profile) -> list[str]:
+    """XGBoost's types of the boosted design's features: `q`, a number, and `c`, a category. One of very many levels is the number that its rank
+    by frequency is."""
+    levels = [profile.levels[name] for name in profile.categorical]
+    return ["q"] * len(profile.numeric) + ["c" if count <= MAX_LEVELS else "q" for count in levels]
 
 
 def _cleaning(profile: Profile, design: Design) -> str:

@@ -68,13 +68,23 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """A candidate ready to be fitted: its estimator with fixed parameters set, and the grid over it; a space begins without points."""
+    """A candidate ready to be fitted: its estimator with fixed parameters set, and the grid over it; a space begins without points.
+
+    `since` is the first of the points that were drawn last.
+    """
 
     candidate: str
     estimator: Estimator[Any]
     points: tuple[Point, ...]
     grid: tuple[dict[Param[Any], Any], ...]
     design: Design
+    since: int = 0
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether rows are to be set aside that tell its models when to stop."""
+        estimator = self.estimator
+        return estimator.hasParam("validationIndicatorCol") and bool(estimator.isSet("validationIndicatorCol"))
 
     def with_points(self, drawn: Iterable[Mapping[str, Any]]) -> Plan:
         """The plan with further points at the end of its grid."""
@@ -87,7 +97,7 @@ class Plan:
             for key, value in each.items():
                 trial._set(**{str(_parameter(trial, key)): value})
             grid.append(_grid_point(self.estimator, trial, each))
-        return replace(self, points=(*self.points, *more), grid=(*self.grid, *grid))
+        return replace(self, points=(*self.points, *more), grid=(*self.grid, *grid), since=first)
 
     def pipeline(self, profile: Profile, impute: str) -> Pipeline:
         """Feature stages, then the estimator."""
@@ -95,6 +105,9 @@ class Plan:
         if estimator.hasParam("maxBins") and not estimator.isSet(estimator.getParam("maxBins")):
             estimator = estimator.copy()
             estimator._set(maxBins=preprocessing.max_bins(profile))
+        if self.design is Design.BOOSTED and profile.categorical:
+            estimator = estimator.copy()
+            estimator._set(feature_types=preprocessing.kinds(profile))
         return Pipeline(stages=[*preprocessing.stages(profile, self.design, impute), estimator])
 
 
@@ -172,6 +185,12 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
             problems += [problem for problem in found if problem not in problems]
     if problems:
         raise ConfigError(problems)
+    if candidate.halving is not None and _design(estimator) is not Design.BOOSTED:
+        raise ConfigError(
+            f"{where}.halving: {type(estimator).__name__} does not grow round by round, as boosted_trees do. Remove it."
+        )
+    if "early_stopping_rounds" in {*candidate.params, *candidate.grid, *candidate.space}:
+        estimator._set(validationIndicatorCol=preprocessing.ASIDE)
     for key in ("seed", "random_state"):
         if estimator.hasParam(key) and not estimator.isSet(estimator.getParam(key)):
             estimator._set(**{key: seed})
@@ -264,8 +283,9 @@ def _parameter(estimator: Estimator[Any], key: str) -> str | None:
 
 
 def _reserved(name: str) -> bool:
-    """Columns, the seed (`train.seed`) and what makes XGBoost repeatable are not the file's to set."""
-    return name.lower().endswith(("col", "cols")) or name in ("seed", "random_state", *BOOSTED_FIXED)
+    """Columns and their types, the seed (`train.seed`) and what makes XGBoost repeatable are not the file's to set."""
+    fixed = ("seed", "random_state", "feature_types", *BOOSTED_FIXED)
+    return name.lower().endswith(("col", "cols")) or name in fixed
 
 
 def _snake(name: str) -> str:

@@ -7,13 +7,17 @@ features in each fold: then there is a matrix a fold, of its training rows alone
 from __future__ import annotations
 
 import heapq
+import math
 import time
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
+import numpy as np
 from pyspark import inheritable_thread_target
 from pyspark.ml import Model, Transformer
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
@@ -27,6 +31,7 @@ from models.exact.driver import choice
 from models.exact.driver.cells import Cells
 from models.exact.driver.linear_search import is_weighted
 from models.folds import Folds
+from models.halving import Halving
 from models.margins import Measure
 from models.tree_task import ANSWER, CELL, ORDINAL, Request, Training
 from transforms.errors import ModelError
@@ -39,10 +44,15 @@ def knows(way: Route) -> bool:
     return type(way.last).__module__.startswith("xgboost.spark")
 
 
+def ranks(way: Route) -> bool:
+    """Whether the estimator is the one of `xgboost.spark` that learns to rank."""
+    return knows(way) and type(way.last).__name__ == "SparkXGBRanker"
+
+
 def reason_against(way: Route, evaluator: Evaluator) -> str | None:
     """Why a grid point goes the general path, None where its models can be trained together with others."""
     if way.last is None or not trees.applies(way.last):
-        return "only features, label and weight, one worker and CPUs are shared by boosted trees"
+        return "only features, label, weight and rows aside, one worker and CPUs are shared by boosted trees"
     if way.tail:
         return "stages follow the estimator"
     return choice.against_evaluator(way.last, evaluator, classifies=_classifies(way.last))
@@ -57,24 +67,19 @@ def fits(
     parallelism: int = 1,
     skip: Collection[tuple[int, int]] = (),
     keep_models: bool = False,
+    halving: Halving | None = None,
 ) -> Generator[Fit]:
     """As `any_estimator.fits`, for routes that `reason_against` has nothing against.
 
     Args:
         frame: rows in canonical order; XGBoost's sums depend on the order of rows.
         parallelism: how many tasks may hold all rows at once.
+        halving: which points go on after parts of their rounds; those of other feature stages do not compete with each other.
     """
     for members in any_estimator.alike(routes):
-        search = _Search(members, folds, measure_of(evaluator), parallelism, keep_models)
         wanted = any_estimator.pairs(members, folds, skip)
-        if not wanted:
-            continue
-        if not members[0].is_fitted:
-            yield from search.fits(any_estimator.through(members[0].prefix, frame), wanted, members[0].prefix)
-            continue
-        with any_estimator.cached(frame) as base:
-            for fold in sorted({fold for _, fold in wanted}):
-                yield from search.fits_of_fold(base, fold, [pair for pair in wanted if pair[1] == fold])
+        if wanted:
+            yield from _Search(members, folds, evaluator, parallelism, keep_models, halving).fits(frame, wanted)
 
 
 def measure_of(evaluator: Evaluator) -> Measure:
@@ -90,70 +95,182 @@ def measure_of(evaluator: Evaluator) -> Measure:
     return Measure(kind, metric, weighted, {name: each.getOrDefault(name) for name in names})
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Rows as tasks read them, of all folds or of one, after feature stages; `labels` stand for them where classes are counted."""
+
+    frame: DataFrame
+    labels: _Labels
+    fitted: Sequence[Transformer]
+    of_one_fold: bool
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a model is: what its task answered last."""
+
+    value: float | None
+    seconds: float
+    rounds: int | None = None
+    error: Exception | None = None
+    config: str = ""
+    model: bytes = b""
+
+
 class _Search:
     """Grid points of equal feature stages and columns."""
 
     def __init__(
-        self, routes: Sequence[Route], folds: Folds, measure: Measure, parallelism: int, keep_models: bool
+        self,
+        routes: Sequence[Route],
+        folds: Folds,
+        evaluator: Evaluator,
+        parallelism: int,
+        keep_models: bool,
+        halving: Halving | None,
     ) -> None:
-        self._routes, self._folds, self._measure = routes, folds, measure
+        self._routes, self._folds = routes, folds
+        self._measure, self._larger_is_better = measure_of(evaluator), evaluator.isLargerBetter()
         self._parallelism, self._keep_models = parallelism, keep_models
+        self._halving = halving
+        self._kept, self._held = ExitStack(), dict[int | None, _Rows]()
 
-    def fits_of_fold(self, frame: DataFrame, fold: int, wanted: Pairs) -> Iterator[Fit]:
-        """Fits of one fold, after the feature stages have been fitted on its training rows."""
+    def fits(self, frame: DataFrame, wanted: Pairs) -> Iterator[Fit]:
+        """Train all models to the end; with halving, part after part of their rounds, those that go on."""
+        shares = self._halving.shares if self._halving else (1.0,)
+        states = dict.fromkeys(wanted, _State(None, 0.0))
+        by_fold = self._routes[0].is_fitted
+        folds = sorted({fold for _, fold in wanted})
+        with self._kept, any_estimator.cached(frame) if by_fold else nullcontext(frame) as base:
+            for before, share in zip((0.0, *shares), shares, strict=False):
+                for fold in folds if by_fold else [None]:
+                    pairs = [pair for pair in states if fold in (None, pair[1])]
+                    if not pairs:
+                        continue
+                    found, fitted = self._advanced(base, fold, pairs, states, (before, share))
+                    states |= found
+                    for pair in pairs:
+                        if share == 1 or states[pair].error is not None:
+                            yield self._fit(pair, states.pop(pair), fitted)
+                going = self._going_on(share, states)
+                for pair in [pair for pair in states if pair[0] not in going]:
+                    yield replace(self._fit(pair, states.pop(pair), ()), share=share, model=None)
+
+    def _advanced(
+        self,
+        frame: DataFrame,
+        fold: int | None,
+        pairs: Pairs,
+        states: Mapping[tuple[int, int], _State],
+        shares: tuple[float, float],
+    ) -> tuple[dict[tuple[int, int], _State], Sequence[Transformer]]:
+        """States of some models after a further part of their rounds, and the feature stages before them."""
         started = time.monotonic()
         try:
-            features, fitted = any_estimator.features_of_fold(frame, self._folds, fold, self._routes[0])
+            with self._at_hand(frame, fold) as rows:
+                return self._trained(rows, pairs, states, shares), rows.fitted
         except FIT_ERRORS as error:
-            yield from any_estimator.failed(self._routes, wanted, time.monotonic() - started, error, SOLVER)
-            return
-        yield from self.fits(features, wanted, fitted, of_one_fold=True)
+            seconds = (time.monotonic() - started) / len(pairs)
+            return {pair: _State(None, states[pair].seconds + seconds, error=error) for pair in pairs}, ()
 
-    def fits(
-        self, rows: DataFrame, wanted: Pairs, fitted: Sequence[Transformer], *, of_one_fold: bool = False
-    ) -> Iterator[Fit]:
-        """Fits over rows that have gone through the feature stages."""
-        started = time.monotonic()
-        try:
-            found = self._trained(rows, wanted, of_one_fold=of_one_fold)
-        except FIT_ERRORS as error:
-            yield from any_estimator.failed(self._routes, wanted, time.monotonic() - started, error, SOLVER)
+    @contextmanager
+    def _at_hand(self, frame: DataFrame, fold: int | None) -> Iterator[_Rows]:
+        """The rows of a fold, or of all; kept for the next part of the rounds where there is one."""
+        if self._halving is None:
+            with self._rows(frame, fold) as rows:
+                yield rows
             return
-        for (k, fold), row in zip(wanted, found, strict=True):
-            way, model = self._routes[k], None
-            problem = None if row["error"] is None else ModelError(row["error"])
-            if self._keep_models and problem is None:
-                model = partial(_made, way, row["config"], row["model"], fitted)
-            yield Fit(way.point, fold, row["value"], row["seconds"], SOLVER, problem, model)
+        if fold not in self._held:
+            self._held[fold] = self._kept.enter_context(self._rows(frame, fold))
+        yield self._held[fold]
 
-    def _trained(self, rows: DataFrame, wanted: Pairs, *, of_one_fold: bool) -> list[Any]:
-        """The rows that tasks answer, one for each model, in order."""
+    @contextmanager
+    def _rows(self, frame: DataFrame, fold: int | None) -> Iterator[_Rows]:
+        """The rows of a fold, or of all, cached until the end of the context."""
         lasts: list[Any] = [way.last for way in self._routes]
         for last in lasts:
             last._validate_params()
-        cells = Cells.of(self._folds)
-        classifies = _classifies(lasts[0])
-        with any_estimator.cached(trees.inputs(lasts[0], rows, cells.column.alias(CELL))) as prepared:
+        if fold is None:
+            fitted: Sequence[Transformer] = self._routes[0].prefix
+            features = any_estimator.through(fitted, frame)
+        else:
+            features, fitted = any_estimator.features_of_fold(frame, self._folds, fold, self._routes[0])
+        cell = Cells.of(self._folds).column.alias(CELL)
+        with any_estimator.cached(trees.inputs(lasts[0], features, cell)) as prepared:
             # Reads all rows, in as many tasks as there are: those that train find them cached.
             labels = _Labels(prepared.select(F.count_distinct("label")).collect())
-            arguments = [last._get_xgb_parameters(labels) for last in lasts]
-            requests = [Request(n, fold, *arguments[k]) for n, (k, fold) in enumerate(wanted)]
-            gpu = gpus.take(rows.sparkSession, "trees")
-            # A second task would hold all rows once more, on the same GPU.
-            shares = dealt(requests, 1 if gpu else min(self._parallelism, len(requests)))
-            training = Training(
-                cells.trains, cells.validates, self._measure, classifies, of_one_fold, self._keep_models, gpu
-            )
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
-            schema = from_arrow_schema(ANSWER)
+            yield _Rows(ordered, labels, fitted, fold is not None)
 
-            def answers(share: Sequence[Request]) -> list[Any]:
-                return ordered.coalesce(1).mapInArrow(partial(training.run, requests=share), schema).collect()
+    def _trained(
+        self,
+        rows: _Rows,
+        pairs: Pairs,
+        states: Mapping[tuple[int, int], _State],
+        shares: tuple[float, float],
+    ) -> dict[tuple[int, int], _State]:
+        """The models after the rounds between two shares; one that has stopped early stays as it is."""
+        lasts: list[Any] = [way.last for way in self._routes]
+        arguments = [last._get_xgb_parameters(rows.labels) for last in lasts]
+        requests = []
+        for number, (k, fold) in enumerate(pairs):
+            booster, rounds, matrix = arguments[k]
+            before, after = (_rounds(rounds, share) for share in shares)
+            state = states[k, fold]
+            if before < after and (state.rounds or 0) == before:
+                part = {**rounds, "num_boost_round": after - before}
+                requests.append(Request(number, fold, booster, part, matrix, state.model or None))
+        if not requests:
+            return {pair: states[pair] for pair in pairs}
+        spark = rows.frame.sparkSession
+        gpu = gpus.take(spark, "trees")
+        cells, classifies = Cells.of(self._folds), _classifies(lasts[0])
+        keep = self._keep_models or shares[1] < 1
+        training = Training(cells.trains, cells.validates, self._measure, classifies, rows.of_one_fold, keep, gpu)
+        schema = from_arrow_schema(ANSWER)
 
-            # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
-            with ThreadPool(len(shares)) as pool:
-                found = pool.map(inheritable_thread_target(rows.sparkSession)(answers), shares)
-        return sorted(chain.from_iterable(found), key=lambda row: int(row["number"]))
+        def answers(share: Sequence[Request]) -> list[Any]:
+            return rows.frame.coalesce(1).mapInArrow(partial(training.run, requests=share), schema).collect()
+
+        # A second task would hold all rows once more, on the same GPU.
+        dealt_out = dealt(requests, 1 if gpu else min(self._parallelism, len(requests)))
+        # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
+        with ThreadPool(len(dealt_out)) as pool:
+            found = pool.map(inheritable_thread_target(spark)(answers), dealt_out)
+        advanced = {pair: states[pair] for pair in pairs}
+        for row in chain.from_iterable(found):
+            pair = pairs[row["number"]]
+            error = None if row["error"] is None else ModelError(row["error"])
+            seconds = states[pair].seconds + row["seconds"]
+            advanced[pair] = _State(row["value"], seconds, row["rounds"], error, row["config"], row["model"])
+        return advanced
+
+    def _going_on(self, share: float, states: Mapping[tuple[int, int], _State]) -> set[int]:
+        """Which of the routes go on; a point that failed in a fold, whose state is gone, does not."""
+        if self._halving is None or share == 1:
+            return set()
+        sign = 1 if self._larger_is_better else -1
+        values: dict[int, list[float]] = {}
+        for (k, _), state in states.items():
+            values.setdefault(k, []).append(sign * (np.nan if state.value is None else state.value))
+        most = max((len(each) for each in values.values()), default=0)
+        means = {
+            self._routes[k].point: float(np.mean(each)) if len(each) == most else np.nan for k, each in values.items()
+        }
+        going = self._halving.going_on(share, means)
+        return {k for k in values if self._routes[k].point in going}
+
+    def _fit(self, pair: tuple[int, int], state: _State, fitted: Sequence[Transformer]) -> Fit:
+        way, model = self._routes[pair[0]], None
+        if self._keep_models and state.error is None:
+            model = partial(_made, way, state.config, state.model, fitted)
+        value = None if state.error else state.value
+        return Fit(way.point, pair[1], value, state.seconds, SOLVER, state.error, model, rounds=state.rounds)
+
+
+def _rounds(rounds: Mapping[str, Any], share: float) -> int:
+    """A share of the rounds of an estimator, rounded up."""
+    return math.ceil(share * int(rounds.get("num_boost_round", 10)))
 
 
 def _made(way: Route, config: str, booster: bytes, fitted: Sequence[Transformer]) -> Model:

@@ -3,6 +3,9 @@
 Rows are binned once for all models that agree on the bins. Rows outside a fold's training part have weight 0, which equals training on
 the part alone with the same cuts: cuts are made without weights, for weights would move them. Where all models train on the same rows the
 matrix holds no others. XGBoost uses one thread a model, so that sums do not depend on the number of cores.
+
+Models that stop early are judged after each round on training rows that are set aside: these have weight 0, too, and are a second matrix
+with the cuts of the first.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from models.exact.worker.devices import Gpu
 from models.margins import Measure
 
 Array = npt.NDArray[Any]
-ORDINAL, CELL = "ordinal", "cell"
+# `ASIDE` marks rows that tell when to stop, by the name that `xgboost.spark` gives the column.
+ORDINAL, CELL, ASIDE = "ordinal", "cell", "validationIndicator"
 ANSWER = pa.schema(
     [
         ("number", pa.int32()),
         ("value", pa.float64()),
         ("seconds", pa.float64()),
+        ("rounds", pa.int32()),
         ("error", pa.string()),
         ("config", pa.string()),
         ("model", pa.binary()),
@@ -44,6 +49,7 @@ class Request:
         number: which model, as the driver counts them.
         fold: whose rows train and validate.
         booster, rounds, matrix: arguments of `xgboost.train` and of the matrix, as `xgboost.spark` makes them of an estimator.
+        begun: the model as it was left, whose boosting goes on; None for a new one.
     """
 
     number: int
@@ -51,6 +57,7 @@ class Request:
     booster: Mapping[str, Any]
     rounds: Mapping[str, Any]
     matrix: Mapping[str, Any]
+    begun: bytes | None = None
 
     @property
     def work(self) -> float:
@@ -98,24 +105,25 @@ class Training:
         for _, alike in groupby(ordered, key=lambda request: request.bins):
             members = list(alike)
             only = self.trains[members[0].fold][cell] if self.of_one_fold else None
-            matrix = made(rows, members[0].booster, members[0].matrix, only=only, weighted=self.of_one_fold)
+            matrices = Matrices.of(rows, members[0], only=only, weighted=self.of_one_fold)
             for request in members:
                 if not self.of_one_fold:
-                    weight = rows.get("weight", np.ones(len(cell)))
-                    matrix.set_weight(np.where(self.trains[request.fold][cell], weight, 0.0))
-                yield self._trained(rows, cell, matrix, request)
+                    matrices.weigh(self.trains[request.fold][cell])
+                yield self._trained(rows, cell, matrices, request)
 
-    def _trained(self, rows: Mapping[str, Any], cell: Array, matrix: Any, request: Request) -> pa.RecordBatch:
-        import xgboost
-
+    def _trained(self, rows: Mapping[str, Any], cell: Array, matrices: Matrices, request: Request) -> pa.RecordBatch:
         started = time.monotonic()
-        found: dict[str, Any] = {"value": None, "error": None, "config": None, "model": None}
+        found: dict[str, Any] = {"value": None, "rounds": None, "error": None, "config": None, "model": None}
         try:
-            model = xgboost.train(dict(request.booster), matrix, **request.rounds)
+            model = matrices.train(request)
+            found["rounds"] = model.num_boosted_rounds()
             valid = np.flatnonzero(self.validates[request.fold][cell])
-            kind = "margin" if self.classifies else "value"
-            missing = request.matrix.get("missing", np.nan)
-            said: Any = model.inplace_predict(rows["values"][valid], predict_type=kind, missing=missing)
+            said: Any = model.inplace_predict(
+                rows["values"][valid],
+                iteration_range=(0, best_rounds(model)),
+                predict_type="margin" if self.classifies else "value",
+                missing=request.matrix.get("missing", np.nan),
+            )
             if self.gpu:
                 said = said.get()
             weight = rows["weight"][valid] if "weight" in rows else np.ones(len(valid))
@@ -144,23 +152,103 @@ def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:
     return {name: array[order] for name, array in whole.items()}
 
 
-def made(
-    rows: Mapping[str, Any],
-    booster: Mapping[str, Any],
-    matrix: Mapping[str, Any],
-    *,
-    only: Array | None = None,
-    weighted: bool = True,
+@dataclass(frozen=True)
+class Matrices:
+    """What models of equal bins are trained on.
+
+    Attributes:
+        weight: (n) of all rows.
+        aside: (n) whether a row only tells when to stop.
+        trained: matrix of the rows that train; of all rows where `weigh` chooses among them.
+        judged: matrix of the rows aside, None where there are none.
+    """
+
+    weight: Array
+    aside: Array
+    trained: Any
+    judged: Any | None
+
+    @classmethod
+    def of(cls, rows: Mapping[str, Any], request: Request, *, only: Array | None = None, weighted: bool) -> Matrices:
+        """The matrices of rows, or of those in `only`; with their weights, or to be weighed before each model."""
+        weight = rows.get("weight", np.ones(len(rows["label"])))
+        if ASIDE not in rows:
+            return cls(weight, np.zeros(len(weight), dtype=bool), _matrix(rows, request, only, weighted=weighted), None)
+        aside = rows[ASIDE]
+        here = np.ones(len(aside), dtype=bool) if only is None else only
+        trained = _matrix(rows, request, here & ~aside if weighted else only, weighted=weighted)
+        return cls(weight, aside, trained, _matrix(rows, request, here & aside, weighted=weighted, cuts=trained))
+
+    def weigh(self, trains: Array) -> None:
+        """Let (n) those rows alone count, in both matrices."""
+        weight = np.where(trains, self.weight, 0.0)
+        self.trained.set_weight(np.where(self.aside, 0.0, weight))
+        if self.judged is not None:
+            self.judged.set_weight(weight[self.aside])
+
+    def train(self, request: Request) -> Any:
+        """The booster of a request."""
+        import xgboost
+
+        rounds = dict(request.rounds)
+        if self.judged is not None:
+            rounds |= {"evals": [(self.judged, "validation")], "verbose_eval": False}
+        begun = None
+        if request.begun is not None:
+            begun = xgboost.Booster(dict(request.booster), model_file=bytearray(request.begun))
+        patience = rounds.pop("early_stopping_rounds", None)
+        if patience is not None:
+            if begun is not None and _without_better(begun) >= patience:
+                return begun
+            rounds["callbacks"] = [*(rounds.get("callbacks") or ()), _early_stopping(patience, begun)]
+        return xgboost.train(dict(request.booster), self.trained, **rounds, xgb_model=begun)
+
+
+def _early_stopping(patience: int, begun: Any | None) -> Any:
+    """XGBoost's early stopping, which goes on where it was with a model that has been begun."""
+    from xgboost.callback import EarlyStopping
+
+    if begun is None:
+        return EarlyStopping(patience)
+    # Now: training changes the model.
+    best_score, without_better = float(begun.attr("best_score")), _without_better(begun)
+
+    class GoesOn(EarlyStopping):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            if not self.stopping_history:
+                (name, metrics), *_ = evals_log.items()
+                metric = list(metrics)[-1]
+                self.stopping_history = {name: {metric: []}}
+                self.best_scores = {name: {metric: [best_score]}}
+                self.current_rounds = without_better
+            return super().after_iteration(model, epoch, evals_log)
+
+    return GoesOn(patience)
+
+
+def _without_better(begun: Any) -> int:
+    """For how many rounds a model was not judged better than before."""
+    return int(begun.num_boosted_rounds()) - best_rounds(begun)
+
+
+def best_rounds(model: Any) -> int:
+    """Rounds of the model that predict: all, or those to the best one where it may have been stopped early."""
+    best = model.attr("best_iteration")
+    return int(model.num_boosted_rounds()) if best is None else int(best) + 1
+
+
+def _matrix(
+    rows: Mapping[str, Any], request: Request, only: Array | None, *, weighted: bool, cuts: Any | None = None
 ) -> Any:
     """The matrix of all rows, or of those in `only`; binned where the trees are grown on bins."""
     import xgboost
 
-    names = [name for name in rows if name not in ("values", "weight")] + ["weight"] * (weighted and "weight" in rows)
-    chosen = {name: rows[name] if only is None else rows[name][only] for name in ("values", *names)}
-    binned = is_binned(booster)
-    bins = {"max_bin": booster["max_bin"]} if binned and "max_bin" in booster else {}
-    kind = xgboost.QuantileDMatrix if binned else xgboost.DMatrix
-    return kind(chosen.pop("values"), **chosen, **matrix, **bins)
+    names = ["values", "label"] + ["weight"] * (weighted and "weight" in rows)
+    chosen = {name: rows[name] if only is None else rows[name][only] for name in names}
+    if not is_binned(request.booster):
+        return xgboost.DMatrix(chosen.pop("values"), **chosen, **request.matrix)
+    bins = {"max_bin": request.booster["max_bin"]} if "max_bin" in request.booster else {}
+    return xgboost.QuantileDMatrix(chosen.pop("values"), **chosen, **request.matrix, **bins, ref=cuts)
 
 
 def moved(rows: dict[str, Any]) -> dict[str, str]:

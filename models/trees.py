@@ -8,6 +8,7 @@ and the booster becomes the same stock `xgboost.spark` model. `tree_search` does
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,19 +16,18 @@ import pyarrow as pa
 from pyspark.ml import Estimator, Model
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import BooleanType
 
 from models import gpus, tree_task
 from models.exact.worker import devices
-from models.tree_task import ORDINAL
+from models.tree_task import ASIDE, ORDINAL, Matrices, Request
 
 SOLVER = "xgboost, one task"
-_OTHER_INPUTS = (
-    "validationIndicatorCol", "base_margin_col", "qid_col", "features_cols", "enable_sparse_data_optim", "early_stopping_rounds",
-)  # fmt: skip
+_OTHER_INPUTS = ("base_margin_col", "qid_col", "features_cols", "enable_sparse_data_optim")
 
 
 def applies(estimator: Estimator[Any]) -> bool:
-    """Whether `fit` gives what the estimator's own fit gives: CPU, one worker, and no input but features, label and weight."""
+    """Whether `fit` gives what the estimator's own fit gives: CPU, one worker, no input but features, label, weight and rows aside."""
     if not type(estimator).__module__.startswith("xgboost.spark"):
         return False
     unset = all(not _value(estimator, name) for name in _OTHER_INPUTS)
@@ -47,16 +47,20 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
     ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id()).coalesce(1)
     gpu = gpus.take(frame.sparkSession, "trees")
-    train = partial(_train, booster=booster, rounds=rounds, matrix=matrix, gpu=gpu)
+    train = partial(_train, request=Request(0, 0, booster, rounds, matrix), gpu=gpu)
     row = ordered.mapInArrow(train, "config string, model binary").collect()[0]
     return model_of(estimator, row["config"], row["model"])
 
 
 def inputs(estimator: Any, frame: DataFrame, *more: Column) -> DataFrame:
-    """Columns `values`, `label` and `weight` of an estimator that `applies` accepts, checked as its own fit checks them; and `more`."""
+    """Columns `values`, `label`, `weight` and ASIDE of an estimator that `applies` accepts, as far as it has them, checked as its own fit
+    checks them; and `more`."""
     estimator._validate_params()
     columns, _ = estimator._prepare_input_columns_and_feature_prop(frame)
-    return frame.select(*columns, *more)
+    prepared = frame.select(*columns, *more)
+    if ASIDE in prepared.columns and prepared.schema[ASIDE].dataType != BooleanType():
+        raise TypeError("The validation indicator must be boolean type.")
+    return prepared
 
 
 def model_of(estimator: Any, config: str, booster: bytes) -> Model:
@@ -68,27 +72,14 @@ def model_of(estimator: Any, config: str, booster: bytes) -> Model:
     return fitted
 
 
-def _train(batches: Iterator[pa.RecordBatch], *, gpu: bool, **given: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-    """The task."""
+def _train(batches: Iterator[pa.RecordBatch], *, request: Request, gpu: bool) -> Iterator[pa.RecordBatch]:
+    """The task: all rows into one matrix, then the rounds of boosting."""
     with devices.let_go(gpu):
-        found = _trained(batches, gpu=gpu, **given)
+        rows = tree_task.columns(batches)
+        if gpu:
+            request = replace(request, booster={**request.booster, **tree_task.moved(rows)})
+        found = tree_task.kept(Matrices.of(rows, request, weighted=True).train(request))
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in found.items()})
-
-
-def _trained(
-    batches: Iterator[pa.RecordBatch],
-    *,
-    booster: dict[str, Any],
-    rounds: dict[str, Any],
-    matrix: dict[str, Any],
-    gpu: bool,
-) -> dict[str, Any]:
-    """All rows into one matrix, then the rounds of boosting."""
-    import xgboost
-
-    rows = tree_task.columns(batches)
-    device = tree_task.moved(rows) if gpu else {}
-    return tree_task.kept(xgboost.train({**booster, **device}, tree_task.made(rows, booster, matrix), **rounds))
 
 
 def _value(estimator: Estimator[Any], name: str) -> Any:

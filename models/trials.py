@@ -19,7 +19,8 @@ Scores = npt.NDArray[np.float64]
 class Trial:
     """One model of one fold: what was fitted, how well it did on the validation rows, or why it failed.
 
-    `point` is the index in the candidate's grid; `value` is None exactly when `error` says why.
+    `point` is the index in the candidate's grid; `value` is None exactly when `error` says why. `rounds` are those of boosted trees, None for
+    other models; `share` is the part of them after which better points kept this one from the rest, 1 where none did.
     """
 
     candidate: str
@@ -31,6 +32,8 @@ class Trial:
     seconds: float
     solver: str
     error: str | None = None
+    rounds: int | None = None
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class TuningResult:
     """The outcome of one search.
 
     Attributes:
-        scores: metric on the validation rows, shape (points, folds); NaN where the fit failed.
+        scores: metric on the validation rows, shape (points, folds); NaN where the fit failed. Of a point that was stopped by
+            better ones it is that of its last model.
         models: (point, fold) -> what makes the fitted model, of the trials fitted now whose models were to be kept.
         whole: the best point's model on all rows, if it was asked for and its solver had them at hand.
     """
@@ -61,8 +65,9 @@ class TuningResult:
 
     @property
     def best(self) -> int | None:
-        """Index of the best point that succeeded in every fold, the first of equals; None when there is none."""
-        mean = self.mean
+        """Index of the best point that succeeded in every fold and was not stopped, the first of equals; None when there is none."""
+        mean = self.mean.copy()
+        mean[[trial.point for trial in self.trials if trial.share < 1]] = np.nan
         if np.isnan(mean).all():
             return None
         return int(np.nanargmax(mean) if self.larger_is_better else np.nanargmin(mean))

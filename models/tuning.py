@@ -49,12 +49,14 @@ class PlannedFit:
 class CrossValidator(stock.CrossValidator):
     """`pyspark.ml.tuning.CrossValidator`, with folds that do not depend on partitioning, and folds in time.
 
-    Parameters, persistence and result (a stock `CrossValidatorModel`) are those of the stock class. Four parameters more:
+    Parameters, persistence and result (a stock `CrossValidatorModel`) are those of the stock class. Five parameters more:
 
     - `foldScheme`: `others` (stock) or `earlier`: a fold trains on earlier rows only. Needs `foldCol`.
     - `trainFromCol`: with `earlier`, the first fold that may train on the row, null for none; without it a row trains all
       later folds.
     - `keyCol`: without `foldCol`, rows of one key share a fold. Without either, folds come from a hash of the row's content.
+    - `halving`: boosted trees are judged after parts of their rounds, and one grid point in so many (2 or more) goes on with so many
+      times its rounds. `avgMetrics` of the others are those of their last models.
     - `exact`: linear and logistic regressions are fitted to the optimum, whatever `maxIter` and `tol` say. By default they are
       unless `maxIter` below 100 or `tol` above 1e-6 was set: a fit that has not converged then keeps its meaning.
 
@@ -83,6 +85,13 @@ class CrossValidator(stock.CrossValidator):
         TypeConverters.toBoolean,
     )
 
+    halving: Param[int] = Param(
+        Params._dummy(),
+        "halving",
+        "of boosted trees one grid point in so many goes on, with so many times its rounds",
+        TypeConverters.toInt,
+    )
+
     _input_kwargs: dict[str, Any]
 
     @keyword_only
@@ -101,12 +110,13 @@ class CrossValidator(stock.CrossValidator):
         trainFromCol: str = "",
         keyCol: str = "",
         exact: bool = False,
+        halving: int | None = None,
     ) -> None:
         given = self._input_kwargs
         super().__init__()
         # Stock's default seed hashes the class name, which Python salts anew in each process.
         self._setDefault(seed=0)
-        self._set(**given)
+        self._set(**given)  # None counts as not set
 
     @keyword_only
     def setParams(
@@ -124,6 +134,7 @@ class CrossValidator(stock.CrossValidator):
         trainFromCol: str = "",
         keyCol: str = "",
         exact: bool = False,
+        halving: int | None = None,
     ) -> CrossValidator:
         """Set parameters by name."""
         self._set(**self._input_kwargs)
@@ -149,7 +160,12 @@ class CrossValidator(stock.CrossValidator):
         self._set(exact=value)
         return self
 
-    # The four have no defaults in the parameter map: stock pyspark could not load an estimator that names them.
+    def setHalving(self, value: int) -> CrossValidator:
+        """Set the value of `halving`."""
+        self._set(halving=value)
+        return self
+
+    # The five have no defaults in the parameter map: stock pyspark could not load an estimator that names them.
     def getFoldScheme(self) -> str:
         """Value of `foldScheme`, or `others`."""
         return self.getOrDefault(self.foldScheme) if self.isSet(self.foldScheme) else "others"
@@ -166,13 +182,17 @@ class CrossValidator(stock.CrossValidator):
         """Value of `exact`, or False."""
         return self.getOrDefault(self.exact) if self.isSet(self.exact) else False
 
+    def getHalving(self) -> int | None:
+        """Value of `halving`, or None."""
+        return self.getOrDefault(self.halving) if self.isSet(self.halving) else None
+
     def plan(self, dataset: DataFrame) -> tuple[PlannedFit, ...]:
         """Which solver would fit each grid point, and why; nothing is fitted.
 
         Feature stages that are fitted may turn out to make more columns than the exact solvers take: the fit logs it then.
 
         Raises:
-            ConfigError: the parameters of folds contradict each other.
+            ConfigError: the parameters of folds contradict each other, or points rank or are to be halved that cannot be.
             ModelError: there is no row to tell the number of features from.
             NoGpu: GPUs are required and cannot be used.
         """
@@ -182,7 +202,7 @@ class CrossValidator(stock.CrossValidator):
         too_wide: dict[Any, str | None] = {}
         for point, extra in enumerate(self.getEstimatorParamMaps()):
             way = any_estimator.route(estimator, point, extra)
-            taken, reason = path(way, evaluator, exact=self.getExact())
+            taken, reason = path(way, evaluator, exact=self.getExact(), halving=self.getHalving())
             if taken is Path.EXACT:
                 features = way.keys, way.last.getFeaturesCol()  # type: ignore[union-attr]
                 if features not in too_wide:
@@ -246,6 +266,7 @@ class CrossValidator(stock.CrossValidator):
             folds,
             parallelism=self.getParallelism(),
             exact=self.getExact(),
+            halving=self.getHalving(),
         )
 
     def _folds(self) -> Folds:
@@ -290,8 +311,9 @@ class CrossValidator(stock.CrossValidator):
         return with_hash_folds(dataset, count=folds.count, seed=seed, key=key, column=folds.column), folds
 
     def write(self) -> MLWriter:
-        """Stock's writer; with one of our four parameters set, one that keeps them."""
-        if any(self.isSet(param) for param in (self.foldScheme, self.trainFromCol, self.keyCol, self.exact)):
+        """Stock's writer; with one of our five parameters set, one that keeps them."""
+        ours = self.foldScheme, self.trainFromCol, self.keyCol, self.exact, self.halving
+        if any(self.isSet(param) for param in ours):
             return stock.CrossValidatorWriter(self)
         return self._copyValues(stock.CrossValidator())._resetUid(self.uid).write()
 

@@ -239,6 +239,8 @@ def trials(pipeline: str) -> Contract:
             Field("seconds", "double", "fit and evaluation"),
             Field("solver", "string", "what fitted it", True),
             Field("error", "string", "why it failed"),
+            Field("rounds", "int", "rounds of boosted trees; null for other models"),
+            Field("share", "double", "part of its rounds after which better points stopped it; 1 if none did", True),
         ),
         ("search", "candidate", "point", "fold"),
     )

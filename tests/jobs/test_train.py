@@ -321,8 +321,9 @@ SPACES: dict[str, Any] = {
     },
     "trees": {
         "estimator": "boosted_trees",
-        "params": {"n_estimators": 3},
-        "space": {"max_depth": {"from": 1, "to": 3}, "learning_rate": [0.1, 0.3]},
+        "params": {"n_estimators": 6, "early_stopping_rounds": 2},
+        "space": {"max_depth": {"from": 1, "to": 3}, "learning_rate": [0.1, 0.3, 0.9]},
+        "halving": 2,
     },
 }
 
@@ -355,6 +356,9 @@ def test_a_search_over_spaces_goes_on_where_it_was_killed(
     assert {where.partition(":")[0] for where in outcome.details["devices"].values()} == {"CPU"}
     pd.testing.assert_frame_equal(trials(made, spec), trials(whole, whole_spec), check_exact=False, atol=1e-9)
     assert len(trials(made, spec)) == 2 * 5 * 2
+    shares = trials(made, spec).query("candidate == 'trees'").groupby("point")["share"].first()
+    # Two of the first round's three points go on, and one of the second's two.
+    assert (sorted(shares[:3]), sorted(shares[3:])) == ([0.5, 1.0, 1.0], [0.5, 1.0])
     for name in ("candidate", "parameters", "trials", "failed"):
         assert outcome.details[name] == expected.details[name]
 

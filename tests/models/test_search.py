@@ -96,6 +96,29 @@ def test_a_forest_gets_bins_for_its_widest_category(spark: SparkSession) -> None
     assert bins == [101, 150]
 
 
+def test_boosted_trees_split_categories_as_such(spark: SparkSession) -> None:
+    """Numbers first, as the vector is assembled; of very many levels XGBoost is given the rank."""
+    profile = Profile(("x", "y"), ("a", "b"), frozenset(), {"a": 3, "b": 5000})
+    (plan,) = search.plans(train(c={"estimator": "boosted_trees"}), "binary")
+    *_, assembler, estimator = plan.pipeline(profile, "mean").getStages()
+    assert assembler.getInputCols() == ["x=value", "y=value", "a=index", "b=index"]
+    assert estimator.getOrDefault("feature_types") == ["q", "q", "c", "q"]
+
+
+@pytest.mark.parametrize("where", ["params", "grid", "space"])
+def test_trees_that_stop_early_need_rows_aside(spark: SparkSession, where: str) -> None:
+    """Wherever the file asks for it."""
+    rounds: Any = 5 if where == "params" else [5, 10]
+    early, plain = search.plans(
+        train(
+            e={"estimator": "boosted_trees", where: {"early_stopping_rounds": rounds}}, p={"estimator": "boosted_trees"}
+        ),
+        "binary",
+    )
+    assert (early.stops_early, plain.stops_early) == (True, False)
+    assert early.estimator.getOrDefault("validationIndicatorCol") == "row=aside"
+
+
 WRONG = [
     (
         {"estimator": "linear_regression"},
@@ -227,3 +250,12 @@ def test_ends_of_a_space_have_to_fit_and_so_has_what_lies_between() -> None:
     fits = {"max_iter": {"from": 10, "to": 100}, "reg_param": {"from": 0.1, "to": 1}}
     (plan,) = search.plans(train(l={"estimator": "logistic_regression", "space": fits}), "binary")
     assert plan.points == ()
+
+
+def test_only_boosted_trees_are_halved(spark: SparkSession) -> None:
+    """Nothing else grows round by round."""
+    with pytest.raises(ConfigError) as caught:
+        search.plans(train(f={"estimator": "random_forest", "halving": 2}), "binary")
+    assert caught.value.problems == (
+        "train.candidates.f.halving: RandomForestClassifier does not grow round by round, as boosted_trees do. Remove it.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ from pyspark.ml.evaluation import (
     MulticlassClassificationEvaluator,
     RegressionEvaluator,
 )
-from pyspark.ml.feature import StandardScaler, StringIndexer, VectorAssembler, VectorSizeHint
+from pyspark.ml.feature import StringIndexer, VectorAssembler, VectorSizeHint
 from pyspark.ml.linalg import Vectors
+from pyspark.ml.regression import LinearRegression
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from sklearn import metrics
-from xgboost.spark import SparkXGBClassifier, SparkXGBRegressor
+from xgboost.spark import SparkXGBClassifier, SparkXGBRanker, SparkXGBRegressor
 
 from models import any_estimator, tree_search, trees
 from models.folds import Folds, canonical
+from models.halving import Halving
 from models.tree_task import Request
 from models.tuning import CrossValidator
+from transforms.errors import ConfigError
 
 ROWS, FOLDS = 600, 3
 COMMON: dict[str, Any] = {"n_estimators": 8, "max_depth": 3, "num_workers": 1, "missing": float("nan")}
@@ -33,7 +37,7 @@ COMMON: dict[str, Any] = {"n_estimators": 8, "max_depth": 3, "num_workers": 1, "
 
 @pytest.fixture(scope="module")
 def rows(spark: SparkSession) -> DataFrame:
-    """Four features with missing values, a text, labels of two and of three classes, a number, a weight and a fold."""
+    """Four features with missing values, a text, labels of two and of three classes, a number, a weight, a fold and rows aside."""
     random = np.random.default_rng(7)
     values = []
     for key in range(ROWS):
@@ -43,10 +47,29 @@ def rows(spark: SparkSession) -> DataFrame:
         x[random.integers(4)] = np.nan
         text = "abcd"[int(random.integers(4))]
         values.append(
-            (key, Vectors.dense(x), text, two, three, number, float(1 + key % 2), int(random.integers(-1, FOLDS)))
+            (
+                key,
+                Vectors.dense(x),
+                text,
+                two,
+                three,
+                number,
+                float(1 + key % 2),
+                int(random.integers(-1, FOLDS)),
+                key % 5 == 0,
+            )
         )
-    names = ["key", "features", "text", "two", "three", "number", "weight", "fold"]
+    names = ["key", "features", "text", "two", "three", "number", "weight", "fold", "aside"]
     return canonical(spark.createDataFrame(values, names), ("key",), ROWS).cache()
+
+
+def fitted_stages() -> list[Any]:
+    """The features, missing values among them, and the text as codes that depend on the rows: `all`."""
+    return [
+        StringIndexer(inputCol="text", outputCol="code"),
+        VectorSizeHint(inputCol="features", size=4, handleInvalid="optimistic"),
+        VectorAssembler(inputCols=["features", "code"], outputCol="all", handleInvalid="keep"),
+    ]
 
 
 def grid(estimator: Any) -> list[dict[Any, Any]]:
@@ -71,12 +94,14 @@ def found(
     }  # fmt: skip
 
 
+EARLY = {"validation_indicator_col": "aside", "early_stopping_rounds": 2, "learning_rate": 0.8}
 CASES = [
     (SparkXGBClassifier, "two", {}, BinaryClassificationEvaluator, {"metricName": "areaUnderROC", "numBins": 0}),
     (SparkXGBClassifier, "two", {"weight_col": "weight"}, BinaryClassificationEvaluator, {"metricName": "areaUnderPR", "numBins": 0}),
     (SparkXGBClassifier, "three", {"max_bin": 16}, MulticlassClassificationEvaluator, {"metricName": "logLoss"}),
     (SparkXGBRegressor, "number", {"tree_method": "approx"}, RegressionEvaluator, {"metricName": "mae"}),
     (SparkXGBRegressor, "number", {"objective": "reg:tweedie", "base_score": 0.5}, RegressionEvaluator, {"metricName": "r2"}),
+    (SparkXGBClassifier, "two", EARLY, BinaryClassificationEvaluator, {"metricName": "areaUnderROC", "numBins": 0}),
 ]  # fmt: skip
 
 
@@ -86,23 +111,23 @@ def test_after_fitted_stages_each_model_is_the_one_trained_alone(
     rows: DataFrame, kind: Any, label: str, settings: dict[str, Any], judge: Any, metric: dict[str, Any]
 ) -> None:
     """Rows of the fold alone make the matrix: the values of the stock model, and the models that are kept, are the same."""
-    last = kind(features_col="scaled", label_col=label, **{**COMMON, **settings})
-    stages = [StandardScaler(inputCol="features", outputCol="scaled", withMean=True), last]
+    last = kind(features_col="all", label_col=label, **{**COMMON, **settings})
     frame = rows.withColumn("number", F.abs("number")) if "objective" in settings else rows
     evaluator, folds = judge(labelCol=label, **metric), Folds(FOLDS, "fold")
 
-    ours = found(frame, folds, Pipeline(stages=stages), grid(last), evaluator, keep_models=True)
+    ours = found(frame, folds, Pipeline(stages=[*fitted_stages(), last]), grid(last), evaluator, keep_models=True)
 
     expected = {}
     for point, extra in enumerate(grid(last)):
         for fold in range(FOLDS):
             train, valid = frame.where(folds.trains(fold)), frame.where(folds.validates(fold))
-            scaler = stages[0].fit(train)
-            model = trees.fit(last.copy(extra), scaler.transform(train))
-            expected[point, fold] = evaluator.evaluate(model.transform(scaler.transform(valid)))
+            features = Pipeline(stages=fitted_stages()).fit(train)
+            model = trees.fit(last.copy(extra), features.transform(train))
+            expected[point, fold] = evaluator.evaluate(model.transform(features.transform(valid)))
             kept = ours[point, fold].model()
             assert isinstance(kept, PipelineModel)
             assert evaluator.evaluate(kept.transform(valid)) == pytest.approx(expected[point, fold], abs=1e-12)
+    assert len(set(expected.values())) == len(expected)
     assert {pair: fit.value for pair, fit in ours.items()} == pytest.approx(expected, abs=1e-6)
     assert {fit.solver for fit in ours.values()} == {"xgboost, shared matrix"}
 
@@ -133,6 +158,87 @@ def test_one_matrix_of_all_rows_serves_every_fold(rows: DataFrame, weighted: boo
             margin = xgboost.train(parameters, part, count).inplace_predict(x[valid], predict_type="margin")
             expected[point, k] = metrics.roc_auc_score(y[valid], margin, sample_weight=weight[valid])
     assert {pair: fit.value for pair, fit in ours.items()} == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_one_matrix_serves_models_that_stop_early(rows: DataFrame) -> None:
+    """As XGBoost trains on the rows of a fold that are not aside, and stops by those that are; a model that stopped predicts by its best."""
+    last = SparkXGBClassifier(label_col="two", weight_col="weight", **{**COMMON, "n_estimators": 60}, **EARLY)
+    judge = BinaryClassificationEvaluator(labelCol="two", numBins=0)
+
+    ours = found(rows, Folds(FOLDS, "fold"), last, [{last.max_depth: 2}, {last.max_depth: 4}], judge)
+
+    local = rows.orderBy("key").toPandas()
+    x = np.array([vector.toArray() for vector in local["features"]], dtype=np.float32)
+    columns = (local[name].to_numpy() for name in ("two", "fold", "weight", "aside"))
+    y, fold, weight, aside = columns
+    whole = xgboost.QuantileDMatrix(x, y)
+    values, rounds = {}, {}
+    for point, depth in enumerate((2, 4)):
+        for k in range(FOLDS):
+            trains, stops = (fold != k) & ~aside, (fold != k) & aside
+            train = xgboost.QuantileDMatrix(x[trains], y[trains], weight=weight[trains], ref=whole)
+            stop = xgboost.QuantileDMatrix(x[stops], y[stops], weight=weight[stops], ref=train)
+            parameters = {"max_depth": depth, "objective": "binary:logistic", "nthread": 1, "learning_rate": 0.8}
+            model = xgboost.train(
+                parameters, train, 60, evals=[(stop, "stop")], early_stopping_rounds=2, verbose_eval=False
+            )
+            best = (0, model.best_iteration + 1)
+            margin = model.inplace_predict(x[fold == k], predict_type="margin", iteration_range=best)
+            values[point, k] = metrics.roc_auc_score(y[fold == k], margin)
+            rounds[point, k] = model.num_boosted_rounds()
+    assert max(rounds.values()) < 60
+    assert {pair: fit.rounds for pair, fit in ours.items()} == rounds
+    assert {pair: fit.value for pair, fit in ours.items()} == pytest.approx(values, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_fold", [False, True], ids=["one matrix", "a matrix a fold"])
+@pytest.mark.parametrize("early", [{}, EARLY], ids=["to the end", "stopping early"])
+def test_halving_stops_the_worse_ones(rows: DataFrame, early: dict[str, Any], *, by_fold: bool) -> None:
+    """Whoever goes on ends as without halving; whoever is stopped has the value of a model of so many rounds."""
+    judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
+    features = {"features_col": "all"} if by_fold else {}
+    last = SparkXGBRegressor(label_col="number", **COMMON, **features, **early)
+    estimator = Pipeline(stages=[*fitted_stages(), last]) if by_fold else last
+    points = [
+        {last.max_depth: depth, last.learning_rate: rate, last.n_estimators: count}
+        for depth, rate, count in ((1, 0.01, 20), (3, 0.3, 20), (2, 0.5, 8), (2, 0.02, 20), (5, 0.2, 20))
+    ]
+
+    halved = found(rows, folds, estimator, points, judge, halving=Halving(2, 5), keep_models=True)
+    whole = found(rows, folds, estimator, points, judge)
+
+    shares = [{fit.share for (point, _), fit in halved.items() if point == k} for k in range(5)]
+    assert sorted(share for (share,) in shares) == [1 / 4, 1 / 4, 1 / 2, 1, 1]
+    assert shares[0] == shares[3] == {1 / 4}
+    winners = {pair for pair, fit in halved.items() if fit.share == 1}
+    assert {pair: halved[pair].value for pair in winners} == pytest.approx(
+        {pair: whole[pair].value for pair in winners}, rel=1e-6
+    )
+    assert {pair: halved[pair].rounds for pair in winners} == {pair: whole[pair].rounds for pair in winners}
+    assert {pair for pair, fit in halved.items() if fit.model is not None} == winners
+    short = [{**extra, last.n_estimators: math.ceil(extra[last.n_estimators] / 4)} for extra in points]
+    quarter = found(rows, folds, estimator, short, judge)
+    stopped = {pair for pair, fit in halved.items() if fit.share == 1 / 4}
+    assert {pair: halved[pair].value for pair in stopped} == {pair: quarter[pair].value for pair in stopped}
+
+
+@pytest.mark.slow
+def test_halving_goes_on_where_it_was_killed(rows: DataFrame) -> None:
+    """Some models of some points are known: the rest comes to the same end, and nothing is trained twice."""
+    judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    points = [{last.max_depth: 1 + k % 3, last.learning_rate: 0.1 * (k + 1)} for k in range(6)]
+    whole = found(rows, folds, last, points, judge, halving=Halving(2, 6))
+
+    for known in ({(1, 0), (1, 1)}, {(0, f) for f in range(FOLDS)} | {(5, 2), (4, 0), (2, 1)}):
+        ended = {point: whole[point, fold].share for point, fold in known}
+        rest = found(rows, folds, last, points, judge, halving=Halving(2, 6, ended), skip=known)
+        assert rest.keys() == whole.keys() - known
+        assert {pair: (fit.value, fit.share, fit.rounds) for pair, fit in rest.items()} == {
+            pair: (fit.value, fit.share, fit.rounds) for pair, fit in whole.items() if pair not in known
+        }
 
 
 @pytest.mark.slow
@@ -187,12 +293,9 @@ def test_a_point_that_fails_leaves_the_others(rows: DataFrame) -> None:
 @pytest.mark.slow
 def test_the_drop_in_takes_it(rows: DataFrame, tmp_path: Path) -> None:
     """`plan` names it, the winner is fitted on all rows and loads as a stock model."""
-    indexer = StringIndexer(inputCol="text", outputCol="code")
-    sized = VectorSizeHint(inputCol="features", size=4, handleInvalid="optimistic")
-    assembler = VectorAssembler(inputCols=["features", "code"], outputCol="all", handleInvalid="keep")
     last = SparkXGBClassifier(features_col="all", label_col="two", **COMMON)
     validator = CrossValidator(
-        estimator=Pipeline(stages=[indexer, sized, assembler, last]), estimatorParamMaps=grid(last), numFolds=FOLDS, foldCol="fold",
+        estimator=Pipeline(stages=[*fitted_stages(), last]), estimatorParamMaps=grid(last), numFolds=FOLDS, foldCol="fold",
         evaluator=BinaryClassificationEvaluator(labelCol="two", numBins=0), parallelism=2,
     )  # fmt: skip
 
@@ -214,8 +317,66 @@ def test_plan_says_what_boosted_trees_cannot_share(rows: DataFrame) -> None:
     (planned,) = CrossValidator(estimator=last, estimatorParamMaps=[{}], evaluator=judge).plan(rows)
     assert (planned.solver, planned.reason) == (
         "general",
-        "only features, label and weight, one worker and CPUs are shared by boosted trees",
+        "only features, label, weight and rows aside, one worker and CPUs are shared by boosted trees",
     )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("estimator", "halving", "expected"),
+    [
+        (
+            lambda: LinearRegression(labelCol="number"), 3,
+            "LinearRegression cannot be halved: its models do not grow round by round. Remove `halving`.",
+        ),
+        (
+            lambda: SparkXGBRegressor(label_col="number", num_workers=2), 3,
+            "SparkXGBRegressor cannot be halved: only features, label, weight and rows aside, one worker and CPUs are shared by boosted"
+            " trees. Remove `halving`.",
+        ),
+        (
+            lambda: SparkXGBRegressor(label_col="number", num_workers=1), 1,
+            "halving is 1; expected 2 or more: one grid point in so many goes on.",
+        ),
+        (
+            lambda: SparkXGBRanker(label_col="number", qid_col="fold"), None,
+            "SparkXGBRanker ranks rows within queries, which folds would cut and no evaluator of MLlib judges. Search over a classifier or"
+            " a regressor.",
+        ),
+    ],
+    ids=["linear", "two workers", "one in one", "ranker"],
+)  # fmt: skip
+def test_what_cannot_be_searched_so_is_refused(
+    rows: DataFrame, estimator: Any, halving: int | None, expected: str
+) -> None:
+    """By `plan` and by `fit` alike, in one sentence."""
+    judge = RegressionEvaluator(labelCol="number")
+    validator = CrossValidator(
+        estimator=estimator(), estimatorParamMaps=[{}], evaluator=judge, numFolds=FOLDS, foldCol="fold", halving=halving
+    )
+    for attempt in (validator.plan, validator.fit):
+        with pytest.raises(ConfigError) as refused:
+            attempt(rows)
+        assert str(refused.value) == expected
+
+
+@pytest.mark.slow
+def test_the_drop_in_halves(rows: DataFrame, tmp_path: Path) -> None:
+    """The winner is one that went to the end, though a stopped one may look better; the estimator is stored with it."""
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    points = [{last.learning_rate: rate} for rate in (0.01, 0.3, 0.02, 0.5)]
+    judge = RegressionEvaluator(labelCol="number")
+    validator = CrossValidator(
+        estimator=last, estimatorParamMaps=points, evaluator=judge, numFolds=FOLDS, foldCol="fold", halving=2
+    )
+    whole = CrossValidator(estimator=last, estimatorParamMaps=points, evaluator=judge, numFolds=FOLDS, foldCol="fold")
+    halved, full = validator.fit(rows), whole.fit(rows)
+    best = int(np.argmin(full.avgMetrics))
+    assert halved.avgMetrics[best] == pytest.approx(full.avgMetrics[best], rel=1e-6)
+    assert [halved.avgMetrics[k] > full.avgMetrics[k] for k in (0, 2)] == [True, True]
+    assert halved.bestModel.get_booster().num_boosted_rounds() == 8
+    validator.save(str(tmp_path / "validator"))
+    assert CrossValidator.load(str(tmp_path / "validator")).getHalving() == 2
 
 
 @pytest.mark.quick

@@ -15,20 +15,25 @@ from xgboost.spark import SparkXGBClassifier, SparkXGBRegressor
 from models import trees
 from models.folds import canonical
 
+ASIDE: dict[str, Any] = {"validation_indicator_col": "aside", "early_stopping_rounds": 2, "learning_rate": 0.6}
+
 
 @pytest.fixture(scope="module")
 def rows(spark: SparkSession) -> DataFrame:
-    """Four features with missing values, a label of two and of three classes, a number and a weight."""
+    """Four features with missing values, a label of two and of three classes, a number, a weight and rows aside; the last feature is the
+    code of a category in `codes`."""
     random = np.random.default_rng(3)
     values = []
     for key in range(400):
         x = random.normal(size=4)
         number = float(x[0] + x[1] * x[2])
+        code = float(random.integers(5))
+        number += code in (1.0, 3.0)
         x[random.integers(4)] = np.nan
-        values.append(
-            (key, Vectors.dense(x), float(number > 0), float(np.digitize(number, [-1, 1])), number, float(1 + key % 2))
-        )
-    frame = spark.createDataFrame(values, ["key", "features", "two", "three", "number", "weight"])
+        labels = float(number > 0), float(np.digitize(number, [-1, 1])), number
+        values.append((key, Vectors.dense(x), Vectors.dense([*x[:3], code]), *labels, float(1 + key % 2), key % 4 == 1))
+    names = ["key", "features", "codes", "two", "three", "number", "weight", "aside"]
+    frame = spark.createDataFrame(values, names)
     return canonical(frame, ("key",), 400).cache()
 
 
@@ -46,11 +51,19 @@ def scores(model: Any, rows: DataFrame) -> np.ndarray:
         (SparkXGBClassifier, "two", {"weight_col": "weight", "max_bin": 16, "subsample": 0.5, "random_state": 4}),
         (SparkXGBClassifier, "three", {"tree_method": "approx"}),
         (SparkXGBRegressor, "number", {"learning_rate": 0.5}),
+        (
+            SparkXGBRegressor,
+            "number",
+            {"features_col": "codes", "feature_types": ["q", "q", "q", "c"], "missing": float("nan")},
+        ),
+        (SparkXGBClassifier, "two", {"n_estimators": 40, **ASIDE}),
+        (SparkXGBRegressor, "number", {"n_estimators": 40, "weight_col": "weight", "tree_method": "approx", **ASIDE}),
     ],
 )
 def test_scores_equal_those_of_the_stock_fit(rows: DataFrame, kind: Any, label: str, settings: dict[str, Any]) -> None:
     """To the last bit: one worker and the same order of rows."""
-    estimator = kind(features_col="features", label_col=label, n_estimators=8, max_depth=3, num_workers=1, **settings)
+    common = {"features_col": "features", "n_estimators": 8, "max_depth": 3, "num_workers": 1}
+    estimator = kind(label_col=label, **{**common, **settings})
     assert trees.applies(estimator)
 
     ours, theirs = trees.fit(estimator, rows), estimator.fit(rows)
@@ -58,6 +71,8 @@ def test_scores_equal_those_of_the_stock_fit(rows: DataFrame, kind: Any, label: 
     assert type(ours) is type(theirs)
     assert ours.uid == estimator.uid
     assert np.array_equal(scores(ours, rows), scores(theirs, rows))
+    if "early_stopping_rounds" in settings:
+        assert ours.get_booster().num_boosted_rounds() < settings["n_estimators"]
 
 
 def test_the_model_does_not_depend_on_how_partitions_arrive(rows: DataFrame) -> None:
@@ -72,8 +87,8 @@ def test_the_model_does_not_depend_on_how_partitions_arrive(rows: DataFrame) -> 
 @pytest.mark.quick
 @pytest.mark.parametrize(
     "settings",
-    [{"num_workers": 2}, {"early_stopping_rounds": 3}, {"validation_indicator_col": "two"}, {"device": "cuda"}],
+    [{"num_workers": 2}, {"base_margin_col": "number"}, {"device": "cuda"}],
 )
 def test_other_settings_are_left_to_the_stock_fit(spark: SparkSession, settings: dict[str, Any]) -> None:
-    """Several workers, early stopping, validation rows and GPUs."""
+    """Several workers, margins to begin with, and GPUs."""
     assert not trees.applies(SparkXGBClassifier(features_col="features", **settings))
