@@ -155,7 +155,7 @@ def _shown(value: Any) -> str:
 
 
 def _machine() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "numpy", "scikit-learn"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "numpy", "scikit-learn", "xgboost"))
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     today = datetime.now(UTC).date()
     return f"{today}: {os.cpu_count()} cores, {gigabytes:.0f} GiB, Python {platform.python_version()}, {packages}."

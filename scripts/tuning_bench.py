@@ -24,16 +24,17 @@ FOLDS = 5
 DRIVER_MEMORY = "8g"
 
 
-def rows(spark: SparkSession, count: int, features: int, folder: Path) -> DataFrame:
-    """Parquet of `x0`..., `value`, `flag` and `fold`, from a generator seeded by the partition: correlated normal columns of unequal scale."""
+def rows(spark: SparkSession, count: int, features: int, folder: Path, *, seed: int = 0) -> DataFrame:
+    """Parquet of `x0`..., `value`, `flag` and `fold`, from a generator seeded by `seed` and the partition: correlated normal columns of unequal
+    scale."""
     names = [f"x{i}" for i in range(features)]
     schema = ", ".join([*(f"{name} DOUBLE" for name in names), "value DOUBLE", "flag DOUBLE", "fold INT"])
 
     def generate(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        truth = np.random.default_rng(1).normal(size=features) * (np.arange(features) % 3 > 0)
+        truth = np.random.default_rng([seed, 1] if seed else 1).normal(size=features) * (np.arange(features) % 3 > 0)
         for batch in batches:
             first, size = batch.column(0)[0].as_py(), batch.num_rows
-            rng = np.random.default_rng(first + 2)
+            rng = np.random.default_rng([seed, first + 2] if seed else first + 2)
             x = rng.normal(size=(size, features)) + 0.5 * rng.normal(size=(size, 1))
             score = 0.2 * x @ truth
             value = score + rng.normal(size=size)

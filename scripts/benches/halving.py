@@ -1,0 +1,82 @@
+"""Successive halving of boosted trees, 5 folds x 12 points, against the whole search: the same winner, in how much less time.
+
+    ours        models.tuning.tune with halving 3: all points a ninth of their rounds, the best four a third, the best two all
+    peer        the same search without halving
+
+Both sides take turns over other rows for each of 20 seeds. `same` counts equal winners; `as_good` those whose mean metric in the whole
+search is no further from the best than the standard error of the best over its folds.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pyspark.ml.evaluation import BinaryClassificationEvaluator
+from pyspark.ml.tuning import ParamGridBuilder
+from xgboost.spark import SparkXGBClassifier
+
+from conf.schema import Environment
+from jobs import session
+from models.folds import Folds
+from models.tuning import Search, tune
+from scripts import paired, tuning_bench
+
+SIZES = {"small": (5_000, 10, 20), "full": (50_000, 30, 200)}
+SEEDS = 20
+DEPTHS, RATES = (3, 5, 7), (0.05, 0.1, 0.2, 0.4)
+TARGETS = {"as_good": 19, "ratio": 2.0}
+
+
+def whole_search(rounds: int, cores: int) -> Search:
+    """All points to the end."""
+    estimator = SparkXGBClassifier(label_col="flag", n_estimators=rounds, num_workers=1, missing=float("nan"))
+    grid = ParamGridBuilder().addGrid(estimator.max_depth, list(DEPTHS)).addGrid(estimator.learning_rate, list(RATES))
+    judge = BinaryClassificationEvaluator(labelCol="flag", numBins=0)
+    return Search(estimator, grid.build(), judge, Folds(tuning_bench.FOLDS, "fold"), parallelism=cores)
+
+
+def main() -> int:
+    """Run the benchmark; a seed is a pair."""
+    given = paired.arguments(__doc__)
+    count, features, rounds = SIZES[given.size]
+    spark = session.build(Environment(driver_memory=tuning_bench.DRIVER_MEMORY), app="bench halving")
+    whole = whole_search(rounds, spark.sparkContext.defaultParallelism)
+    halved = replace(whole, halving=3)
+    ours_s, peer_s, same, as_good, worst = [], [], 0, 0, 0.0
+    for seed in range(SEEDS):
+        with tempfile.TemporaryDirectory() as folder:
+            frame = tuning_bench.assembled(tuning_bench.rows(spark, count, features, Path(folder), seed=seed))
+            ours, mine = paired.seconds(partial(tune, halved, frame))
+            peer, all_of_them = paired.seconds(partial(tune, whole, frame))
+            frame.unpersist()
+        won, best = mine.require_best(), all_of_them.require_best()
+        behind = float(all_of_them.mean[best] - all_of_them.mean[won])
+        noise = float(all_of_them.std[best]) / math.sqrt(tuning_bench.FOLDS - 1)
+        same, as_good, worst = same + (won == best), as_good + (behind <= noise), max(worst, behind)
+        ours_s.append(ours)
+        peer_s.append(peer)
+        paired.told(
+            f"seed {seed:<2}    ours {ours:>7.2f} s  peer {peer:>7.2f} s  {peer / ours:>5.1f}x  behind {behind:.5f}, noise {noise:.5f}"
+        )
+    spark.stop()
+    ratio = statistics.median(peer / ours for ours, peer in zip(ours_s, peer_s, strict=True))
+    found: dict[str, Any] = {
+        "bench": "halving",
+        "size": {"name": given.size, "rows": count, "features": features, "rounds": rounds, "folds": tuning_bench.FOLDS, "points": len(whole.grid)},
+        "ours_s": statistics.median(ours_s), "peer_s": statistics.median(peer_s), "ratio": ratio,
+        "scaling": {"seeds": SEEDS},
+        "quality": {"same": same, "as_good": as_good, "furthest_behind": worst}, "ok": as_good >= TARGETS["as_good"],
+        "targets_met": {"as_good": as_good >= TARGETS["as_good"], "ratio": ratio >= TARGETS["ratio"]},
+    }  # fmt: skip
+    return paired.finish(found, given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
