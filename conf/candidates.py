@@ -59,6 +59,13 @@ class Candidate(Spec):
         return self
 
 
+Candidates = Annotated[
+    Annotated[dict[Name, Candidate], Field(min_length=1), Tag("candidates")]
+    | Annotated[Literal["auto"], Tag("a word")],
+    Discriminator(lambda value: "a word" if isinstance(value, str) else "candidates"),
+]
+
+
 class Search(Spec):
     """How points are drawn from spaces: `trials` points for each candidate, `at_once` before their scores guide the next.
 

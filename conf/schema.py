@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from conf.candidates import Candidate, Search
+from conf.candidates import Candidates, Search
 from conf.errors import ConfigError
 from conf.values import (
     Address,
@@ -254,13 +254,13 @@ SMALLER_IS_BETTER = frozenset({"rmse", "mae", "mse", "log_loss", "brier"})
 
 
 class Train(Spec):
-    """The search: points of every candidate, judged by the mean of `metric` over the folds.
+    """The search: points of every candidate, judged by the mean of `metric` over the folds. `auto` chooses candidates by the data.
 
     `every` is the least time between run dates that `millrace run` trains on; None: it trains whenever there is new input.
     """
 
     metric: str
-    candidates: Annotated[dict[Name, Candidate], Field(min_length=1)]
+    candidates: Candidates
     search: Search = Search()
     every: Duration | None = None
     impute: Literal["mean", "median"] = "mean"
@@ -268,7 +268,8 @@ class Train(Spec):
 
     @model_validator(mode="after")
     def _searches_something(self) -> Train:
-        if "search" in self.model_fields_set and not any(each.space for each in self.candidates.values()):
+        known = {} if self.candidates == "auto" else self.candidates
+        if "search" in self.model_fields_set and known and not any(each.space for each in known.values()):
             raise ValueError(
                 "`search` says how points are drawn from spaces, and no candidate has one: give one a `space`, or remove it"
             )

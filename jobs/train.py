@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
-from models import any_estimator, gpus, grid_search, metrics, preprocessing, rounds, search, trainable
+from models import any_estimator, automatic, gpus, grid_search, metrics, preprocessing, rounds, search, trainable
 from models.folds import Folds, canonical
 from models.registry import ModelVersion, Registry
 from models.search import Plan, Point
@@ -64,7 +64,8 @@ def _search_specs(run: Run) -> list[object]:
     """What decides the trials. The threshold is chosen after them: with another one the same trials stand."""
     spec = run.pipeline
     decisive = spec.train.model_dump(mode="json", exclude={"every", "search"})
-    if any(candidate.space for candidate in spec.train.candidates.values()):
+    candidates = spec.train.candidates
+    if candidates == "auto" or any(candidate.space for candidate in candidates.values()):
         # Another version may draw other points.
         how = spec.train.search.model_dump(mode="json", include={"method", "at_once"})
         decisive |= {"search": how, "sampler": f"optuna {version('optuna')}"}
@@ -89,13 +90,11 @@ def _inputs(run: Run, tables: Tables) -> dict[str, int]:
 
 def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
     name = run.pipeline.pipeline
-    plans = search.plans(run.pipeline.train, run.pipeline.task)
-    identity = fingerprint("search", _search_specs(run), inputs, attempt.number)
-    log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
     held_out = contracts.out_of_fold(name, features.membership_version(run.pipeline), tables.key)
-    aside = any(plan.stops_early for plan in plans)
-    with any_estimator.cached(_training_rows(run, tables, inputs, aside=aside)) as rows:
-        profile = _profile(run, rows, plans)
+    with any_estimator.cached(_training_rows(run, tables, inputs)) as rows:
+        plans, profile = _plans(run, rows)
+        identity = fingerprint("search", _search_specs(run), [plan.spec for plan in plans], inputs, attempt.number)
+        log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
         pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
         winner, results = _search(run, rows, plans, pipelines, log)
         predictions = _out_of_fold(run, rows, winner, pipelines[winner.plan.candidate])
@@ -133,7 +132,7 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
     )
 
 
-def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int], *, aside: bool) -> DataFrame:
+def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int]) -> DataFrame:
     """Features, label, fold and train_from of the rows of part train, in canonical order; and whether a row is set aside."""
     membership = (
         run.lake.read(tables.membership, inputs[tables.membership.table]).where(F.col("part") == "train").drop("part")
@@ -141,11 +140,9 @@ def _training_rows(run: Run, tables: Tables, inputs: Mapping[str, int], *, aside
     key = tables.membership.key
     labels = run.lake.read(tables.labels, inputs[tables.labels.table]).select(*key, preprocessing.LABEL)
     rows = contracts.join_rows(run.lake.read(tables.features, inputs[tables.features.table]), labels, key)
-    rows = contracts.join_rows(rows, membership, key)
-    if aside:
-        # By the key: a row is never aside in one run and trained on in the next.
-        place = F.pmod(F.xxhash64(F.lit(run.pipeline.train.seed), *key), F.lit(ONE_IN))
-        rows = rows.withColumn(preprocessing.ASIDE, place == 0)
+    # By the key: a row is never aside in one run and trained on in the next.
+    place = F.pmod(F.xxhash64(F.lit(run.pipeline.train.seed), *key), F.lit(ONE_IN))
+    rows = contracts.join_rows(rows, membership, key).withColumn(preprocessing.ASIDE, place == 0)
     return canonical(rows, key, membership.count())
 
 
@@ -156,13 +153,25 @@ def _folds(run: Run) -> Folds:
     return Folds(folds.count, "fold")
 
 
-def _profile(run: Run, rows: DataFrame, plans: Iterable[Plan]) -> preprocessing.Profile:
+def _plans(run: Run, rows: DataFrame) -> tuple[list[Plan], preprocessing.Profile]:
+    """The candidates, and what their feature stages need to know of rows that something can be learnt from."""
+    spec, task = run.pipeline.train, run.pipeline.task
+    plans = search.plans(spec, task)
+    if plans:
+        return plans, _profile(run, rows, imputes=any(plan.design.imputes for plan in plans))
+    profile = _profile(run, rows, imputes=True)
+    count, deviation = rows.agg(F.count(F.lit(1)), F.stddev(preprocessing.LABEL)).collect()[0]
+    chosen = automatic.candidates(task, profile, count, deviation if task == "regression" else 1.0)
+    run.progress.message(f"train: the data's size chose {' and '.join(chosen)}")
+    return search.plans(spec.model_copy(update={"candidates": chosen}), task), profile
+
+
+def _profile(run: Run, rows: DataFrame, *, imputes: bool) -> preprocessing.Profile:
     """Refuse rows that nothing can be learnt from, then describe them."""
     spec = run.pipeline
     numeric, categorical = spec.features.numeric, spec.features.categorical
     event = spec.features.label.name
     classes = {"binary": (f"{event} = 0", f"{event} = 1"), "multiclass": spec.classes, "regression": ()}[spec.task]
-    imputes = any(plan.design.imputes for plan in plans)
     trainable.check(rows, _folds(run), classes=classes, numeric=numeric, categorical=categorical, imputes=imputes)
     return preprocessing.profile(rows, numeric, categorical)
 
@@ -197,7 +206,7 @@ def _search(
             metric=spec.metric,
             parameters=[point.parameters for point in plan.points],
             parallelism=min(MOST_PARALLEL, run.spark.sparkContext.defaultParallelism),
-            halving=spec.candidates[plan.candidate].halving,
+            halving=plan.spec.halving,
             since=plan.since,
         )
         result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, on_pass=steps.passed, keep_models=True)
@@ -280,14 +289,17 @@ def _logged(
     run: Run, model: Model, winner: Winner, rows: DataFrame, inputs: Mapping[str, int], searched: str, identity: str
 ) -> ModelVersion:
     pipeline = run.pipeline
-    estimator = pipeline.train.candidates[winner.point.candidate].estimator
     assert isinstance(model, PipelineModel)
     registry = Registry(run.environment.tracking_uri, f"{run.environment.lake}/models")
     return registry.log(
         model,
         name=pipeline.pipeline,
         identity=identity,
-        parameters={"candidate": winner.point.candidate, "estimator": estimator, **winner.point.parameters},
+        parameters={
+            "candidate": winner.point.candidate,
+            "estimator": winner.plan.spec.estimator,
+            **winner.point.parameters,
+        },
         metrics={f"cross_validated_{pipeline.train.metric}": winner.mean},
         tables=inputs,
         tags={

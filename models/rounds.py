@@ -27,7 +27,7 @@ class Budget:
 
 def points_of(train: Train, plan: Plan) -> int:
     """How many points of a candidate will be tried, unless the time is up before."""
-    return train.search.trials if train.candidates[plan.candidate].space else len(plan.points)
+    return train.search.trials if plan.spec.space else len(plan.points)
 
 
 def of(
@@ -41,12 +41,12 @@ def of(
         tried: tries the points of a plan, but for the trials that it is given.
     """
     known = [trial for trial in known if trial.error is None]
-    candidate = train.candidates[plan.candidate]
-    if not candidate.space:
+    space = plan.spec.space
+    if not space:
         yield plan, tried(plan, list(known))
         return
     proposals = Proposals(
-        candidate.space, train.search.method, train.seed, larger_is_better=search.larger_is_better(train.metric)
+        space, train.search.method, train.seed, larger_is_better=search.larger_is_better(train.metric)
     )
     while not plan.points or (len(plan.points) < train.search.trials and not budget.is_spent()):
         drawn = proposals.ask(min(train.search.at_once, train.search.trials - len(plan.points)))

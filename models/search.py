@@ -70,21 +70,16 @@ class Point:
 class Plan:
     """A candidate ready to be fitted: its estimator with fixed parameters set, and the grid over it; a space begins without points.
 
-    `since` is the first of the points that were drawn last.
+    `spec` is the candidate as the file has it, `since` the first of the points that were drawn last.
     """
 
     candidate: str
+    spec: Candidate
     estimator: Estimator[Any]
     points: tuple[Point, ...]
     grid: tuple[dict[Param[Any], Any], ...]
     design: Design
     since: int = 0
-
-    @property
-    def stops_early(self) -> bool:
-        """Whether rows are to be set aside that tell its models when to stop."""
-        estimator = self.estimator
-        return estimator.hasParam("validationIndicatorCol") and bool(estimator.isSet("validationIndicatorCol"))
 
     def with_points(self, drawn: Iterable[Mapping[str, Any]]) -> Plan:
         """The plan with further points at the end of its grid."""
@@ -111,20 +106,15 @@ class Plan:
         return Pipeline(stages=[*preprocessing.stages(profile, self.design, impute), estimator])
 
 
-def points(train: Train) -> list[Point]:
-    """Every grid point of every candidate that has no space, in file order."""
-    return [point for name, candidate in train.candidates.items() for point in _points(name, candidate)]
-
-
 def plans(train: Train, task: str) -> list[Plan]:
-    """Candidates with their estimators and grids.
+    """Candidates with their estimators and grids; none where they are chosen by data that have not been looked at.
 
     Raises:
         ConfigError: an estimator is unknown or does not fit the task, or a parameter is unknown or has a wrong type; all are listed.
     """
     made: list[Plan] = []
     problems: list[str] = []
-    for name, candidate in train.candidates.items():
+    for name, candidate in ({} if train.candidates == "auto" else train.candidates).items():
         try:
             made.append(_plan(name, candidate, task, train.seed))
         except ConfigError as error:
@@ -194,7 +184,7 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
     for key in ("seed", "random_state"):
         if estimator.hasParam(key) and not estimator.isSet(estimator.getParam(key)):
             estimator._set(**{key: seed})
-    return Plan(name, estimator, tuple(_points(name, candidate)), tuple(grid), _design(estimator))
+    return Plan(name, candidate, estimator, tuple(_points(name, candidate)), tuple(grid), _design(estimator))
 
 
 def _drawable(values: Range | tuple[Any, ...]) -> tuple[Any, ...]:

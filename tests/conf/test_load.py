@@ -179,6 +179,17 @@ class TestSettings:
             " remove it."
         ]
 
+    def test_candidates_that_the_data_choose(self, shop: Path) -> None:
+        """With a budget or without; no other word stands for them."""
+        for words in (["train.candidates=auto"], ["train.candidates=auto", "train.search={trials: 5}"]):
+            assert load(shop, settings=words).pipeline.train.candidates == "auto"
+        for wrong, message in {
+            "automatic": "expected auto, found 'automatic'. Did you mean auto?",
+            "{}": "expected at least 1 entry, found none.",
+            "7": "expected a block of `name: value`, found the number 7.",
+        }.items():
+            assert problems(settings=[f"train.candidates={wrong}"]) == [f"--set train.candidates: {message}"]
+
     def test_all_of_them_are_named_at_once(self, shop: Path) -> None:
         """Each has its own sentence."""
         assert len(problems(settings=["a", "b.c=1", "task.x=2", "train.metric=f1"])) == 3

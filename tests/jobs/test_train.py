@@ -363,6 +363,25 @@ def test_a_search_over_spaces_goes_on_where_it_was_killed(
         assert outcome.details[name] == expected.details[name]
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_candidates_that_the_data_choose(spark: SparkSession, tmp_path: Path, tracking_uri: str, task: str) -> None:
+    """What they are is said, their trials are rows as any, and the same data are searched once."""
+    settings = {"metric": "rmse" if task == "regression" else "log_loss", "candidates": "auto", "search": {"trials": 4}}
+    split = {"test": {"last": "5 days"}, "folds": {"kind": "time", "count": 2}}
+    spec = pipeline(f"auto_{task}", task=task, split=split, train=settings)
+    made = world(spark, tmp_path, tracking_uri, spec, parcels(task))
+
+    outcome, again = made.train(spec, told := Told()), made.train(spec)
+
+    linear = "linear_regression" if task == "regression" else "logistic_regression"
+    assert f"train: the data's size chose {linear} and boosted_trees" in told.messages
+    counts = trials(made, spec).groupby("candidate").size().to_dict()
+    assert counts == {linear: 9 * 2 * 2, "boosted_trees": 4 * 2}
+    assert outcome.details["failed"] == 0
+    assert again.details == outcome.details
+
+
 def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
     spark: SparkSession, tmp_path: Path, tracking_uri: str
 ) -> None:
