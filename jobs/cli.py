@@ -134,6 +134,17 @@ def gpu_parity(environment: str) -> None:
     sys.exit(parity.execute(environment))
 
 
+@cli.command(name="gpu-plan")
+@click.argument("pipeline")
+@click.option("--env", "environment", default="local", show_default=True, metavar="NAME")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of the file.")
+def gpu_plan(pipeline: str, environment: str, settings: tuple[str, ...]) -> None:
+    """Run the pipeline once on processors, and say what of its SQL a GPU would do, and why not the rest."""
+    from jobs import gpu_plan as plan
+
+    sys.exit(plan.execute(pipeline, environment, settings))
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Console entry point."""
     return cli.main(arguments, prog_name="millrace")

@@ -103,7 +103,8 @@ def ensure(group: str = "delta", cache: Path | None = None, *, lock: Path = LOCK
 
 def sha256(file: Path) -> str:
     """The digest of a file, in hexadecimal as in the lock."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _resolve(jars: Sequence[Jar], folder: Path) -> None:

@@ -17,6 +17,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
 STAGE, TASK = "org.apache.spark.status.StageDataWrapper", "org.apache.spark.status.TaskDataWrapper"
+QUERY = "org.apache.spark.sql.execution.ui.SQLExecutionUIData"
+GRAPH = "org.apache.spark.sql.execution.ui.SparkPlanGraphWrapper"
 STAGE_ID, PEAK_MEMORY = "stageId", "pem"  # names of indices: of the wrapper, and TaskIndexNames.PEAK_MEM
 # Class -> its fields that are no figures: texts, and lists as long as a plan. They are most of what Spark keeps of a stage.
 UNREAD = {
@@ -31,6 +33,7 @@ UNREAD = {
             "executorMetricsDistributions",
         ),
     ),
+    QUERY: ("details", "physicalPlanDescription", "modifiedConfigs", "jobs", "metrics"),
     "org.apache.spark.status.api.v1.ExecutorSummary": (
         *("executorLogs", "memoryMetrics", "peakMemoryMetrics", "attributes", "resources", "excludedInStages"),
         *("blacklistedInStages", "removeReason"),
@@ -80,6 +83,17 @@ class StatusStore:
         """Every attempt of the later Spark stages that is still kept; skipped ones too."""
         self._catch_up()
         return [wrapper["info"] for wrapper in self._read(self._view(STAGE).index(STAGE_ID).first(number + 1))]
+
+    def newest_query(self) -> int:
+        """Number of the query of Spark SQL that began last, -1 before the first."""
+        return max((query["executionId"] for query, _ in self.queries_after(-1)), default=-1)
+
+    def queries_after(self, number: int) -> list[tuple[Figures, Figures]]:
+        """Every later query that is still kept (`spark.sql.ui.retainedExecutions`), and the graph of its plan."""
+        self._catch_up()
+        graphs = {graph["executionId"]: graph for graph in self._read(self._view(GRAPH))}
+        queries = [query for query in self._read(self._view(QUERY)) if query["executionId"] > number]
+        return [(query, graphs[query["executionId"]]) for query in queries if query["executionId"] in graphs]
 
     def executors(self) -> list[Executor]:
         """Those that hold cores now or have held some; of the ones that are gone the last `spark.ui.retainedDeadExecutors`."""

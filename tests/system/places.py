@@ -169,6 +169,11 @@ def _on_store(store: stores.Store, folder: Path, command: list[str], heard: Hear
     return run
 
 
+def told(words: list[str]) -> str:
+    """What a command of `millrace` says to its end with exit code 0, its answer last."""
+    return _said([sys.executable, "-m", "jobs.cli", *words], {})
+
+
 def _summary(said: str) -> dict[str, Any]:
     # Spark may say goodbye after it.
     found: dict[str, Any] = json.loads([line for line in said.splitlines() if line.startswith("{")][-1])
