@@ -81,7 +81,7 @@ def command(place: str, folder: Path, *, master: str | None = None, has_environm
         has_environment: machines unpack the Python packages that were packed; else all of them have this folder's `.venv`.
     """
     option, address, *more = PLACES[place]
-    words = [str(ROOT / ".venv/bin/spark-submit"), option, master or address, *more]
+    words = [kubernetes_package.SUBMIT, option, master or address, *more]
     words += ["--py-files", str(folder / "millrace.zip")]
     words += ["--jars", ",".join(str(jar) for jar in sorted((folder / "jars").iterdir()))]
     if has_environment and place != "local":

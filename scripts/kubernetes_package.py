@@ -7,11 +7,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyspark
 from ruamel.yaml import YAML
 
 from jobs import plan
 
 ROOT = Path(__file__).resolve().parents[1]
+# Finds Spark by its own place. The script beside the Python of an environment asks the Python on the PATH, and cron has none with Spark.
+SUBMIT = str(Path(pyspark.__file__).parent / "bin/spark-submit")
 SOURCES = ROOT / "scripts/kubernetes"
 SERVICE_ACCOUNT = "spark"  # of the driver, which starts pods
 SCRIPT = "local:///opt/millrace/millrace.py"  # in the image
@@ -48,8 +51,7 @@ def command(folder: Path, image: str, *, master: str = "k8s://https://HOST:6443"
         **{f"spark.kubernetes.{role}.podTemplateFile": str(folder / f"kubernetes/{role}.yaml") for role in ROLES},
     }
     options = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
-    submit = str(ROOT / ".venv/bin/spark-submit")
-    return [submit, "--master", master, "--deploy-mode", "cluster", *options, SCRIPT]
+    return [SUBMIT, "--master", master, "--deploy-mode", "cluster", *options, SCRIPT]
 
 
 def manifests(pipeline: str, image: str, environment: str) -> list[dict[str, Any]]:

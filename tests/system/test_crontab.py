@@ -21,13 +21,13 @@ def test_the_crontab_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture
     """With the options of the line that `scripts/package` prints in the place of the dots, twice: the second run finds nothing new."""
     (entry,) = re.findall(r"^(?:\S+ ){5} *(cd .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     cluster_package.main([str(tmp_path / "package")])
-    (printed,) = re.findall(r"^local:\n +\S+ (.*) \S+/millrace.py run", capsys.readouterr().out, re.MULTILINE)
+    (printed,) = re.findall(r"^local:\n +(\S+ .*) \S+/millrace.py run", capsys.readouterr().out, re.MULTILINE)
     work = places.parcels(tmp_path / "parcels")
     place = {"name": "place", "raw": str(work.raw), "lake": str(tmp_path / "lake"), "spark": dict(work.spark)}
     (tmp_path / "place.yaml").write_text(yaml.safe_dump(place))
     for old, new in {
         "/srv/millrace": str(ROOT),
-        " ... ": f" {printed} --driver-memory 1g ",
+        ".../spark-submit ...": f"{printed} --driver-memory 1g",
         "build/package": str(tmp_path / "package"),
         "run flights --env cluster": f"run {work.pipeline} --env {tmp_path}/place.yaml",
     }.items():

@@ -27,14 +27,11 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
 
     The workers have an address each, as two machines have: Spark starts a second attempt at a task on another host only.
     """
-    import pyspark
-
-    home = Path(pyspark.__file__).parent
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     master = f"spark://127.0.0.1:{port}"
     environment = os.environ | {
-        "SPARK_HOME": str(home), "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable,
         "SPARK_DAEMON_MEMORY": "256m",
     }  # fmt: skip
     commands = [[*_readme_words("Master", master), "--webui-port", "0", "--port", str(port)]]
@@ -72,10 +69,10 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
 
 def _readme_words(daemon: str, master: str) -> list[str]:
     """The README's command that starts a daemon, with the address of a master of this machine."""
-    command = re.search(rf"^\.venv/bin/(spark-class \S+\.{daemon}[^#\n]*)", README.read_text(), re.MULTILINE)
+    command = re.search(rf"^(spark-class \S+\.{daemon}[^#\n]*)", README.read_text(), re.MULTILINE)
     assert command is not None
     words = command[1].replace("spark://HOST:7077", master).replace("HOST", "127.0.0.1").split()
-    return [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
 
 def _copied(stream: IO[str], file: Path) -> SimpleQueue[str | None]:
