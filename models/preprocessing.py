@@ -31,7 +31,7 @@ class Design(Enum):
     LINEAR = "imputed, one-hot"
     SCALED = "imputed, one-hot, divided by the standard deviation"
     TREES = "imputed, indexed categories"
-    BOOSTED = "missing kept, indexed categories, split by XGBoost as such"
+    BOOSTED = "missing kept, indexed categories"
 
     @property
     def imputes(self) -> bool:
@@ -96,13 +96,6 @@ def stages(profile: Profile, design: Design, impute: str) -> list[Any]:
 def max_bins(profile: Profile) -> int:
     """Bins that MLlib's trees need for the categories: their levels and one for unseen ones; at least MLlib's default."""
     return max([32, *(count + 1 for count in profile.levels.values() if count <= MAX_LEVELS)])
-
-
-def kinds(profile: Profile) -> list[str]:
-    """XGBoost's types of the boosted design's features: `q`, a number, and `c`, a category. One of very many levels is the number that its rank
-    by frequency is."""
-    levels = [profile.levels[name] for name in profile.categorical]
-    return ["q"] * len(profile.numeric) + ["c" if count <= MAX_LEVELS else "q" for count in levels]
 
 
 def _cleaning(profile: Profile, design: Design) -> str:

@@ -100,9 +100,6 @@ class Plan:
         if estimator.hasParam("maxBins") and not estimator.isSet(estimator.getParam("maxBins")):
             estimator = estimator.copy()
             estimator._set(maxBins=preprocessing.max_bins(profile))
-        if self.design is Design.BOOSTED and profile.categorical:
-            estimator = estimator.copy()
-            estimator._set(feature_types=preprocessing.kinds(profile))
         return Pipeline(stages=[*preprocessing.stages(profile, self.design, impute), estimator])
 
 

@@ -96,15 +96,6 @@ def test_a_forest_gets_bins_for_its_widest_category(spark: SparkSession) -> None
     assert bins == [101, 150]
 
 
-def test_boosted_trees_split_categories_as_such(spark: SparkSession) -> None:
-    """Numbers first, as the vector is assembled; of very many levels XGBoost is given the rank."""
-    profile = Profile(("x", "y"), ("a", "b"), frozenset(), {"a": 3, "b": 5000})
-    (plan,) = search.plans(train(c={"estimator": "boosted_trees"}), "binary")
-    *_, assembler, estimator = plan.pipeline(profile, "mean").getStages()
-    assert assembler.getInputCols() == ["x=value", "y=value", "a=index", "b=index"]
-    assert estimator.getOrDefault("feature_types") == ["q", "q", "c", "q"]
-
-
 @pytest.mark.parametrize("where", ["params", "grid", "space"])
 def test_trees_that_stop_early_need_rows_aside(spark: SparkSession, where: str) -> None:
     """Wherever the file asks for it."""
