@@ -174,8 +174,7 @@ def _split(pipeline: Pipeline) -> Iterator[Problem]:
 def _training(pipeline: Pipeline) -> Iterator[Problem]:
     task, known = pipeline.task, METRICS[pipeline.task]
     yield from missing(("train", "metric"), pipeline.train.metric, known, f"a metric of a {task} task")
-    candidates = pipeline.train.candidates
-    for name, candidate in ({} if candidates == "auto" else candidates).items():
+    for name, candidate in pipeline.train.named.items():
         path = ("train", "candidates", name, "estimator")
         if "." in candidate.estimator:
             continue

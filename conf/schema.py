@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from conf.candidates import Candidates, Search
+from conf.candidates import Candidate, Candidates, Search
 from conf.errors import ConfigError
 from conf.values import (
     Address,
@@ -266,10 +266,19 @@ class Train(Spec):
     impute: Literal["mean", "median"] = "mean"
     seed: int = 0
 
+    @property
+    def named(self) -> dict[str, Candidate]:
+        """Candidates by name; none where the data choose them."""
+        return {} if self.candidates == "auto" else self.candidates
+
+    @property
+    def draws(self) -> bool:
+        """Whether points are drawn from a space."""
+        return self.candidates == "auto" or any(each.space for each in self.named.values())
+
     @model_validator(mode="after")
     def _searches_something(self) -> Train:
-        known = {} if self.candidates == "auto" else self.candidates
-        if "search" in self.model_fields_set and known and not any(each.space for each in known.values()):
+        if "search" in self.model_fields_set and not self.draws:
             raise ValueError(
                 "`search` says how points are drawn from spaces, and no candidate has one: give one a `space`, or remove it"
             )

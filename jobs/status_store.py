@@ -86,7 +86,9 @@ class StatusStore:
 
     def newest_query(self) -> int:
         """Number of the query of Spark SQL that began last, -1 before the first."""
-        return max((query["executionId"] for query, _ in self.queries_after(-1)), default=-1)
+        self._catch_up()
+        found = self._view(QUERY).reverse().max(1).iterator()
+        return int(found.next().executionId()) if found.hasNext() else -1
 
     def queries_after(self, number: int) -> list[tuple[Figures, Figures]]:
         """Every later query that is still kept (`spark.sql.ui.retainedExecutions`), and the graph of its plan."""

@@ -64,8 +64,7 @@ def _search_specs(run: Run) -> list[object]:
     """What decides the trials. The threshold is chosen after them: with another one the same trials stand."""
     spec = run.pipeline
     decisive = spec.train.model_dump(mode="json", exclude={"every", "search"})
-    candidates = spec.train.candidates
-    if candidates == "auto" or any(candidate.space for candidate in candidates.values()):
+    if spec.train.draws:
         # Another version may draw other points.
         how = spec.train.search.model_dump(mode="json", include={"method", "at_once"})
         decisive |= {"search": how, "sampler": f"optuna {version('optuna')}"}

@@ -111,7 +111,7 @@ def plans(train: Train, task: str) -> list[Plan]:
     """
     made: list[Plan] = []
     problems: list[str] = []
-    for name, candidate in ({} if train.candidates == "auto" else train.candidates).items():
+    for name, candidate in train.named.items():
         try:
             made.append(_plan(name, candidate, task, train.seed))
         except ConfigError as error:

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from conf.load import load
 from conf.schema import Environment, Evaluate, Pipeline
-from jobs import jars, session
+from jobs import jars, runtime, session
+from jobs.doctor import is_local
 from jobs.gpu_plan import explained, operators, page
 from jobs.gpu_plan.page import Stage
 from jobs.lake import Lake
@@ -27,8 +28,7 @@ from jobs.runs import Ledger, Run
 from jobs.status_store import StatusStore
 from transforms.errors import ConfigError, MillraceError
 
-# `evaluate` and `promote` make the champion that `score` needs.
-JOBS = ("ingest", "features", "train", "evaluate", "promote", "score")
+JOBS = tuple(job for job in runtime.JOBS if job != "maintain")
 SAID = "explained.txt"
 _APPENDER = """
 appender.plugin.type = File
@@ -71,7 +71,7 @@ def watched(environment: Environment, folder: Path) -> Environment:
         ConfigError: it is no local one; a cluster's executors would need the plugin's gigabyte, too.
         JarError: the plugin cannot be had.
     """
-    if not environment.master.startswith("local"):
+    if not is_local(environment):
         raise ConfigError(
             f"gpu-plan: expected a local master, found {environment.master} in environment {environment.name}. Whether a GPU can run an"
             " operator does not depend on the machines: use a local environment and a part of the raw files."

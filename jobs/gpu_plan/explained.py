@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 _OPERATOR = re.compile(r"\s*[*!@#]\s*(?:Exec )?<(\w+Exec)> (.*)")
 _REFUSED_EXPRESSION = re.compile(r"\s*!Expression <(\w+)> .*cannot run on GPU because (.*)")
-_COLUMN = re.compile(r"#(\d+)")
 # Says no more than that the expressions below it say why.
 _EXPRESSIONS = "not all expressions can be replaced"
 MOST = 160  # letters of a reason: some list every column
@@ -42,13 +41,18 @@ def parse(lines: Iterable[str]) -> list[Explained]:
         if match := _OPERATOR.match(line):
             found.append((match[1], _reason(match[2]), set(), []))
         elif found:
-            found[-1][2].update(_COLUMN.findall(line))
+            found[-1][2].update(columns(line))
             if match := _REFUSED_EXPRESSION.match(line):
                 found[-1][3].append(f"{match[1]}: {_short(match[2])}")
     return [
-        Explained(operator, _with_expressions(reason, refused), frozenset(columns))
-        for operator, reason, columns, refused in found
+        Explained(operator, _with_expressions(reason, refused), frozenset(named))
+        for operator, reason, named, refused in found
     ]
+
+
+def columns(text: str) -> list[str]:
+    """The numbers of the columns that a text names, as `x#7` and `y#8L`."""
+    return re.findall(r"#(\d+)", text)
 
 
 def _reason(verdict: str) -> str | None:

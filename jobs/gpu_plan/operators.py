@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.gpu_plan.explained import columns
+
 # Metrics, by name, that are the time of the operator itself.
 OWN_TIMES = (
     "scan time", "sort time", "time in aggregation build", "time to execute Python code", "shuffle write time", "fetch wait time",
@@ -21,7 +23,6 @@ _PASSING = ("AdaptiveSparkPlan", "InputAdapter", "AQEShuffleRead", "ReusedExchan
 _DELTA_LOG = ("_delta_log", "DeltaLogFileIndex")
 _CLASSES = {
     "Scan ExistingRDD": "RDDScanExec", "Scan": "FileSourceScanExec", "Exchange": "ShuffleExchangeExec",
-    "TakeOrderedAndProject": "TakeOrderedAndProjectExec",
 }  # fmt: skip
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
@@ -54,16 +55,16 @@ def of(query: Mapping[str, Any], graph: Mapping[str, Any], task_seconds: float) 
     measured = [_measured(node, query["metricValues"] or {}) for node in nodes]
     total = sum(measured)
     scale = min(1.0, task_seconds / total) if total else 0.0
-    left = max(task_seconds - total * scale, 0.0)
-    others = sum(1 for seconds in measured if not seconds)
+    others = measured.count(0.0)
+    part = max(task_seconds - total * scale, 0.0) / (others or len(nodes))
     return [
         Operator(
             class_name(node["name"]),
-            seconds * scale + (0.0 if seconds else left / others) + (left / len(nodes) if not others else 0.0),
-            frozenset(re.findall(r"#(\d+)", node["desc"])),
+            own * scale + (part if own == 0 or others == 0 else 0.0),
+            frozenset(columns(node["desc"])),
             of_log,
         )
-        for node, seconds in zip(nodes, measured, strict=True)
+        for node, own in zip(nodes, measured, strict=True)
     ]
 
 

@@ -18,28 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyspark.ml.evaluation import BinaryClassificationEvaluator
-from pyspark.ml.tuning import ParamGridBuilder
-from xgboost.spark import SparkXGBClassifier
-
 from conf.schema import Environment
 from jobs import session
 from models.folds import Folds
 from models.tuning import Search, tune
 from scripts import paired, tuning_bench
+from scripts.benches import trees_cv
 
 SIZES = {"small": (5_000, 10, 20), "full": (50_000, 30, 200)}
 SEEDS = 20
-DEPTHS, RATES = (3, 5, 7), (0.05, 0.1, 0.2, 0.4)
 TARGETS = {"as_good": 19, "ratio": 2.0}
 
 
 def whole_search(rounds: int, cores: int) -> Search:
     """All points to the end."""
-    estimator = SparkXGBClassifier(label_col="flag", n_estimators=rounds, num_workers=1, missing=float("nan"))
-    grid = ParamGridBuilder().addGrid(estimator.max_depth, list(DEPTHS)).addGrid(estimator.learning_rate, list(RATES))
-    judge = BinaryClassificationEvaluator(labelCol="flag", numBins=0)
-    return Search(estimator, grid.build(), judge, Folds(tuning_bench.FOLDS, "fold"), parallelism=cores)
+    return Search(*trees_cv.problem(rounds), Folds(tuning_bench.FOLDS, "fold"), parallelism=cores)
 
 
 def main() -> int:

@@ -23,11 +23,10 @@ def test_points_are_judged_as_often_as_they_can_be_cut(factor: int, points: int,
 def test_the_best_go_on() -> None:
     """Rounded up; the first of equals; none that failed."""
     halving = Halving(3, 7)
-    first, second, last = (*halving.shares, None)[:3]
+    first, last = halving.shares
     scores = {0: 0.5, 1: 0.9, 2: math.nan, 3: 0.7, 4: 0.7, 5: 0.8, 6: 0.1}
     assert halving.going_on(first, scores) == {1, 5, 3}
-    assert second == 1
-    assert last is None
+    assert last == 1
 
 
 def test_fewer_go_on_where_most_failed() -> None:
@@ -40,12 +39,7 @@ def test_a_search_goes_on_with_those_that_went_on_before() -> None:
     """Places that were taken stay taken, and points that were stopped come back for the folds that they lack, to the same share."""
     ended = {0: 1 / 9, 1: 1.0, 2: 1 / 3, 3: 1.0}
     halving = Halving(3, 12, ended)
-    scores = {
-        0: 0.99,
-        2: 0.1,
-        4: 0.5,
-        5: 0.6,
-        6: 0.4,
-    }  # 1 and 3 are known in all folds, 7 to 11 to be imagined as failed
+    # 1 and 3 are known in all folds, 7 to 11 to be imagined as failed.
+    scores = {0: 0.99, 2: 0.1, 4: 0.5, 5: 0.6, 6: 0.4}
     assert halving.going_on(1 / 9, scores) == {2, 5}
     assert halving.going_on(1 / 3, {2: 0.1, 5: 0.6}) == set()

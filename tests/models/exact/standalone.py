@@ -31,8 +31,8 @@ def standalone(folder: Path, memory: str = "700m") -> Iterator[str]:
         port = free.getsockname()[1]
     master = f"spark://127.0.0.1:{port}"
     environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "PYSPARK_PYTHON": sys.executable,
-        "SPARK_DAEMON_MEMORY": "256m",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_NO_DAEMONIZE": "1", "SPARK_DAEMON_MEMORY": "256m",
     }  # fmt: skip
     commands = [[*_readme_words("Master", master), "--webui-port", "0", "--port", str(port)]]
     for i in range(2):
