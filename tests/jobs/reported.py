@@ -174,6 +174,8 @@ def _searched(run: Run) -> None:
                         "metric": spec.train.metric,
                         "value": None if failed else 0.70 + 0.01 * point + 0.004 * fold + 0.02 * (candidate == "trees"),
                         "seconds": 3.5,
+                        "rounds": None,
+                        "share": 1.0,
                         "solver": "stock",
                         "error": "Out of memory." if failed else None,
                     }
