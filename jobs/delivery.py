@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
 from py4j.protocol import Py4JJavaError
-from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -25,6 +25,7 @@ from pyspark.sql.types import DataType, StructField, StructType
 from conf.schema import Source
 from conf.sql_text import mentioned
 from jobs import layouts
+from jobs.kept_rows import kept
 from jobs.lake import Transaction
 from jobs.landing import Landing
 from jobs.layouts import Group, Lines
@@ -71,8 +72,8 @@ def tables(run: Run, name: str) -> tuple[Contract, Contract]:
 
 def rules_fingerprint(source: Source) -> str:
     """What judges a row of this source."""
-    kept = ("nulls", "encoding", "columns", "derive", "key", "latest", "at", "rules")
-    return fingerprint({name: value for name, value in source.model_dump(mode="json").items() if name in kept})
+    judged_by = ("nulls", "encoding", "columns", "derive", "key", "latest", "at", "rules")
+    return fingerprint({name: value for name, value in source.model_dump(mode="json").items() if name in judged_by})
 
 
 class Delivery:
@@ -85,7 +86,7 @@ class Delivery:
         self._taken = ledger.taken()
         self._attempts = {**ledger.attempts(), manifest.id: manifest.attempt}
         self._versions = dict(manifest.base)
-        self._persisted: list[DataFrame] = []
+        self._until_taken = ExitStack()
         self._is_written = False
 
     def take(self) -> Taken:
@@ -95,15 +96,13 @@ class Delivery:
             ContractError: a file cannot be read, or lacks a declared column.
         """
         try:
-            return self._take()
+            with self._until_taken:
+                return self._take()
         except (PySparkException, Py4JJavaError) as error:
             unread = _READ_FAILURE.search(str(error))
             if unread is None:
                 raise
             raise ContractError(f"sources.{self.manifest.source}: {unread[1]}. Deliver the file again.") from error
-        finally:
-            for frame in self._persisted:
-                frame.unpersist()
 
     def refuse(self) -> None:
         """Undo what this attempt wrote; its bad rows stay in quarantine for people to read, and count no more."""
@@ -186,7 +185,7 @@ class Delivery:
                     frames.append(self._finished(frame, at, RAW, REASONS))
         if not frames:
             return None
-        frame = self._persist(reduce(DataFrame.unionByName, frames))
+        frame = self._kept(reduce(DataFrame.unionByName, frames))
         is_bad = F.size(REASONS) > 0
         numbers = {row["bad"]: row["count"] for row in frame.groupBy(is_bad.alias("bad")).count().collect()}
         if numbers.get(True):
@@ -217,7 +216,7 @@ class Delivery:
     def _landed(self, frame: DataFrame, part: str) -> tuple[DataFrame, int | None]:
         """Good rows where they can be read again: in the table when it was empty, else on the workers' disks; their number if known."""
         if not self._fills_empty_table:
-            return self._persist(frame), None
+            return self._kept(frame), None
         written = self._write(frame.select(*self.silver.columns), part)
         rows = self.run.lake.read(self.silver, self._versions[self.silver.table])
         return rows.filter(F.col(_DELIVERY) == self.manifest.id), written
@@ -240,7 +239,7 @@ class Delivery:
         if self.manifest.rebuilds and not self._is_written:
             self._write(self.run.spark.createDataFrame([], self.silver.schema), "nothing")
         rows = lake.read(self.silver, self._versions[self.silver.table])
-        contested = self._persist(dedupe.repeated(rows, self.silver))
+        contested = self._kept(dedupe.repeated(rows, self.silver))
         if contested.count() == 0:
             return
         candidates = self._of(rows, contested, "left_semi").withColumns({STORED: F.lit(False), _PAST: F.lit(False)})
@@ -257,7 +256,7 @@ class Delivery:
         lake = self.run.lake
         rows = reduce(DataFrame.unionByName, [frame.select(*self.silver.columns) for frame in incoming])
         stored = lake.read(self.silver, self.manifest.base[self.silver.table])
-        contested = self._persist(dedupe.repeated(rows, self.silver, self._neighbours(stored, rows)))
+        contested = self._kept(dedupe.repeated(rows, self.silver, self._neighbours(stored, rows)))
         if contested.count() == 0:
             self._write(rows, "rows")
             return
@@ -285,7 +284,7 @@ class Delivery:
     def _resolve(self, candidates: DataFrame) -> DataFrame:
         """Name the row of each contested key; those that leave go to quarantine."""
         resolved = dedupe.resolve(candidates, self.silver, latest=self.source.latest)
-        resolved = self._persist(resolved.filter(~F.col(_PAST)))
+        resolved = self._kept(resolved.filter(~F.col(_PAST)))
         leaving = resolved.filter(F.col(KIND).isNotNull())
         names = [F.col(column).alias(spec.header or column) for column, spec in self.source.columns.items()]
         why = F.create_map(*(F.lit(text) for pair in _WHY.items() for text in pair))
@@ -354,9 +353,8 @@ class Delivery:
         """The rows whose key is among the contested (`left_semi`) or is not (`left_anti`)."""
         return rows.withColumn(HASH, dedupe.key_hash(self.silver)).join(contested, HASH, how).drop(HASH)
 
-    def _persist(self, frame: DataFrame) -> DataFrame:
-        self._persisted.append(frame.persist(StorageLevel.DISK_ONLY))
-        return self._persisted[-1]
+    def _kept(self, frame: DataFrame) -> DataFrame:
+        return self._until_taken.enter_context(kept(frame))
 
     def _transaction(self, contract: Contract, part: str) -> Transaction:
         return self.manifest.transaction(contract, part)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING
 
-from pyspark import StorageLevel
 from pyspark.ml import PipelineModel
 from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.schema import Pipeline
+from jobs.kept_rows import kept
 from jobs.lake import Commit
 from jobs.promote import training
 from jobs.runs import Attempt, Outcome, Run, Stage, stage
@@ -84,8 +84,7 @@ def _evaluate(run: Run, tables: Tables, inputs: dict[str, int], trained: Stage, 
 
     registry = Registry(run.environment.tracking_uri, f"{run.environment.lake}/models")
     version, threshold = int(trained.details["model_version"]), trained.details["threshold"]
-    rows = _test_rows(run, tables, inputs).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    with kept(_test_rows(run, tables, inputs)) as rows:
         _refuse_one_class(run.pipeline, rows)
         model = registry.load(run.pipeline.pipeline, version)
         run.progress.message(f"evaluate: measuring version {version} on the test rows")
@@ -95,8 +94,6 @@ def _evaluate(run: Run, tables: Tables, inputs: dict[str, int], trained: Stage, 
         weights = explain.importances(model, rows)
         points += curves.importance(weights.shares)
         standing = _standing(run, tables, inputs, registry, version, rows)
-    finally:
-        rows.unpersist()
     measured = {version: found} | ({standing.version: standing.metrics} if standing and standing.metrics else {})
     commits = _write(run, attempt, version, measured, points)
     return Outcome(
@@ -168,12 +165,9 @@ def _predicted(pipeline: Pipeline, model: PipelineModel, rows: DataFrame, key: S
             )
         probability = vector_to_array(F.col("probability"))
         columns += [probability.alias("probability"), F.get(probability, F.lit(1)).alias("score")]
-    kept = dict.fromkeys([*key, *pipeline.evaluate.slices])
-    predictions = scored.select(*kept, *columns).persist(StorageLevel.MEMORY_AND_DISK)
-    try:
+    names = dict.fromkeys([*key, *pipeline.evaluate.slices])
+    with kept(scored.select(*names, *columns)) as predictions:
         yield predictions
-    finally:
-        predictions.unpersist()
 
 
 def _metrics(pipeline: Pipeline, predictions: DataFrame, threshold: float | None, key: Sequence[str]) -> list[Metric]:

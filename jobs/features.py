@@ -9,6 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from conf.schema import Pipeline
+from jobs.kept_rows import kept
 from jobs.lake import Commit
 from jobs.runs import Attempt, Outcome, Run, Stage, stage
 from transforms import affected, contracts, features, labels, spine, split
@@ -141,8 +142,7 @@ def _write_rows(
     only: Days | None,
 ) -> tuple[Commit, Commit]:
     """Features and labels; labels are judged before either is written."""
-    values = labels.values(rows, sources, run.pipeline, run_date=run.run_date).persist()
-    try:
+    with kept(labels.values(rows, sources, run.pipeline, run_date=run.run_date)) as values:
         labels.check(values, run.pipeline)
         made = features.frame(sources, run.pipeline, run_date=run.run_date, only=only)
         found = labels.encoded(values, run.pipeline)
@@ -152,21 +152,16 @@ def _write_rows(
             run.lake.replace(made, tables.features, attempt.transaction(tables.features), said, where=where),
             run.lake.replace(found, tables.labels, attempt.transaction(tables.labels)),
         )
-    finally:
-        values.unpersist()
 
 
 def _write_membership(run: Run, tables: Tables, attempt: Attempt, labelled: DataFrame) -> tuple[Commit, dict[str, Any]]:
     """Parts and folds, and what is told of them; both are judged before they are written."""
     spec, key = run.pipeline.split, spine.row_key(run.pipeline)
-    labelled = labelled.persist()
-    try:
+    with kept(labelled) as labelled:
         cut = split.boundaries(labelled, spec, key=key, timezone=run.pipeline.timezone, run_date=run.run_date)
         members = split.membership(labelled, spec, cut, key=key)
         parts = split.summary(members, spec, cut)
         return run.lake.replace(members, tables.membership, attempt.transaction(tables.membership), parts), parts
-    finally:
-        labelled.unpersist()
 
 
 def _with_groups(labelled: DataFrame, made: DataFrame, rows: DataFrame, pipeline: Pipeline) -> DataFrame:

@@ -12,9 +12,10 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.kept_rows import kept
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
-from models import any_estimator, automatic, gpus, grid_search, metrics, preprocessing, rounds, search, trainable
+from models import automatic, gpus, grid_search, metrics, preprocessing, rounds, search, trainable
 from models.folds import Folds, canonical
 from models.registry import ModelVersion, Registry
 from models.search import Plan, Point
@@ -90,7 +91,7 @@ def _inputs(run: Run, tables: Tables) -> dict[str, int]:
 def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -> Outcome:
     name = run.pipeline.pipeline
     held_out = contracts.out_of_fold(name, features.membership_version(run.pipeline), tables.key)
-    with any_estimator.cached(_training_rows(run, tables, inputs)) as rows:
+    with kept(_training_rows(run, tables, inputs)) as rows:
         plans, profile = _plans(run, rows)
         identity = fingerprint("search", _search_specs(run), [plan.spec for plan in plans], inputs, attempt.number)
         log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
