@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,10 @@ def _shown(value: Any) -> str:
 
 
 def _machine() -> str:
-    packages = ", ".join(f"{name} {version(name)}" for name in ("pyspark", "numpy", "scikit-learn", "xgboost"))
+    # Modules, since two packages have XGBoost.
+    packages = ", ".join(
+        f"{name} {import_module(name).__version__}" for name in ("pyspark", "numpy", "sklearn", "xgboost")
+    )
     gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     today = datetime.now(UTC).date()
     return f"{today}: {os.cpu_count()} cores, {gigabytes:.0f} GiB, Python {platform.python_version()}, {packages}."
