@@ -157,7 +157,7 @@ class Delivery:
         if not frames:
             return None, {}
         try:
-            rows, written = self._landed(reduce(DataFrame.unionByName, frames), "plain")
+            rows, written = self._landed(self._gathered(frames), "plain")
             if written == sum(lines[path].rows for path in read):  # no file has fewer good rows than lines
                 return rows, {path: lines[path].rows for path in read}
             counts = {row[_FILE]: row["count"] for row in rows.groupBy(_FILE).count().collect()}
@@ -185,7 +185,7 @@ class Delivery:
                     frames.append(self._finished(frame, at, RAW, REASONS))
         if not frames:
             return None
-        frame = self._kept(reduce(DataFrame.unionByName, frames))
+        frame = self._kept(self._gathered(frames))
         is_bad = F.size(REASONS) > 0
         numbers = {row["bad"]: row["count"] for row in frame.groupBy(is_bad.alias("bad")).count().collect()}
         if numbers.get(True):
@@ -194,6 +194,9 @@ class Delivery:
             )
             self._quarantine(bad, "bad")
         return self._landed(frame.filter(~is_bad), "explained")[0] if numbers.get(False) else None
+
+    def _gathered(self, frames: Sequence[DataFrame]) -> DataFrame:
+        return layouts.gathered(self.run.spark, reduce(DataFrame.unionByName, frames), self.manifest.files)
 
     def _finished(self, frame: DataFrame, at: Column | None, *more: str) -> DataFrame:
         """Silver's columns in order, and `more`."""

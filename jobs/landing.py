@@ -7,6 +7,7 @@ them, for a hash and for what `simple_text` tells.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,14 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql import functions as F
 
 from conf.schema import Source
-from jobs import simple_text
+from jobs import java_objects, simple_text
 from jobs.simple_text import SimpleText
-from jobs.storage import is_local
+from jobs.storage import is_local, is_missing_file
 from transforms.errors import ContractError
 
 THREADS = 16  # calls to a store wait; they do not compute
+# Bytes of a file on disk that is worth a thread of its own: Python's lock lets one at a time look at smaller ones, and changes hands.
+WORTH_A_THREAD = 1 << 20
 LONGEST_HEADER = 100_000  # characters: what has no line end before is no text
 
 _PLAIN = re.compile(r"[A-Za-z0-9/._=-]+")
@@ -43,12 +46,26 @@ class RawFile:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class _Status:
+    """What a listing says of a file or folder: its URL and path under the root, and the store's etag where it has one.
+
+    `stamp`: time of the last change, in milliseconds since 1970, and bytes.
+    """
+
+    url: str
+    path: str
+    is_folder: bool
+    stamp: tuple[int, int]
+    etag: str | None
+
+
 class Landing:
     """The raw root of an environment."""
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         assert spark._jvm is not None and spark._jsc is not None and spark._sc._gateway is not None
-        self._jvm: Any = spark._jvm
+        self._spark, self._jvm = spark, spark._jvm
         self._gateway = spark._sc._gateway
         self._conf: Any = spark._jsc.hadoopConfiguration()
         path = self._jvm.org.apache.hadoop.fs.Path(root)
@@ -78,11 +95,10 @@ class Landing:
         Raises:
             ContractError: a file on this machine's disk cannot be read.
         """
-        statuses = list(self._matching(pattern))
-        self._stamps |= {self._relative(status): _stamp(status) for status in statuses}
-        etags = _each(statuses, self._etag)
-        found = [RawFile(self._relative(s), etag, int(s.getLen())) for s, etag in zip(statuses, etags, strict=True)]
-        return sorted(found, key=lambda file: file.path)
+        statuses = sorted(self._matching(pattern), key=lambda status: status.path)
+        self._stamps |= {status.path: status.stamp for status in statuses}
+        etags = _each(statuses, self._etag, self._threads(status.stamp[1] for status in statuses))
+        return [RawFile(s.path, etag, s.stamp[1]) for s, etag in zip(statuses, etags, strict=True)]
 
     def differences(self, files: Sequence[RawFile]) -> list[str]:
         """A sentence for each file whose content is no longer what was listed.
@@ -90,19 +106,23 @@ class Landing:
         A file that this object listed itself, and that has the same length and time of change as then, is not read again.
         """
 
+        now: dict[str, _Status] = {}
+        for folder in sorted({str(PurePath(file.path).parent) for file in files}):
+            now |= {status.path: status for status in self._inside(folder)}
+
         def difference(file: RawFile) -> str | None:
-            path = self._path(file.path)
-            if not self._system.exists(path):
+            status = now.get(file.path)
+            if status is None:
                 return f"{self.url(file.path)}: was listed, and is gone now"
-            status = self._system.getFileStatus(path)
-            if _stamp(status) == self._stamps.get(file.path):
+            if status.stamp == self._stamps.get(file.path):
                 return None
             etag = self._etag(status)
             if etag != file.etag:
                 return f"{self.url(file.path)}: was listed with content {file.etag}, and has {etag} now"
             return None
 
-        return [sentence for sentence in _each(files, difference) if sentence]
+        sizes = (file.size_bytes for file in files)
+        return [sentence for sentence in _each(files, difference, self._threads(sizes)) if sentence]
 
     def first_lines(self, files: Sequence[RawFile], encoding: str) -> list[str]:
         """The first line of each file that is not blank, empty where there is none. Compressed files are read through their codec.
@@ -144,7 +164,7 @@ class Landing:
             found = self._on_disk(file.path, read)
             return found if found and len(found.first_line) <= LONGEST_HEADER else None
 
-        texts = _each(files, text)
+        texts = _each(files, text, self._threads(file.size_bytes for file in files))
         return {file.path: found for file, found in zip(files, texts, strict=True) if found}
 
     def parquet_schemas(self, files: Sequence[RawFile]) -> list[str]:
@@ -193,34 +213,64 @@ class Landing:
             return self._encoded_prefix + path
         return _spelled(str(self._path(path).toUri().toString()))
 
-    def _matching(self, pattern: str) -> Iterator[Any]:
-        glob = self._jvm.org.apache.hadoop.fs.Path(f"{_escaped(self._prefix)}{pattern}")
-        for status in self._system.globStatus(glob) or ():
-            if _is_hidden(str(status.getPath().getName())):
+    def _matching(self, pattern: str) -> Iterator[_Status]:
+        hadoop = self._jvm.org.apache.hadoop
+        glob = hadoop.fs.Path(f"{_escaped(self._prefix)}{pattern}")
+        matching = self._system.globStatus(glob)
+        for status in self._statuses(java_objects.listed(self._jvm, matching)) if matching is not None else ():
+            if _is_hidden(PurePath(status.path).name):
                 continue
-            if not status.isDirectory():
+            if not status.is_folder:
                 yield status
                 continue
-            inside = self._system.listFiles(status.getPath(), True)
-            base = str(status.getPath().toString())
-            while inside.hasNext():
-                file = inside.next()
-                if not any(map(_is_hidden, str(file.getPath().toString())[len(base) + 1 :].split("/"))):
+            inside = self._system.listFiles(hadoop.fs.Path(status.url), True)
+            for file in self._statuses(hadoop.util.functional.RemoteIterators.toList(inside)):
+                if not any(map(_is_hidden, file.url[len(status.url) + 1 :].split("/"))):
                     yield file
 
-    def _etag(self, status: Any) -> str:
+    def _inside(self, folder: str) -> list[_Status]:
+        """What lies in a folder under the root; nothing where it is gone."""
+        try:
+            return self._statuses(java_objects.listed(self._jvm, self._system.listStatus(self._path(folder))))
+        except Py4JJavaError as error:
+            if is_missing_file(self._spark, error):
+                return []
+            raise
+
+    def _statuses(self, listed: Any) -> list[_Status]:
+        """Of a list of Hadoop's own."""
+        if listed.isEmpty():
+            return []
+        urls = java_objects.each(self._jvm, listed, "getPath", "toString")
+        folders, changed, sizes = (
+            java_objects.each(self._jvm, listed, getter) for getter in ("isDirectory", "getModificationTime", "getLen")
+        )
+        has_etags = is_instance_of(self._gateway, listed.get(0), "org.apache.hadoop.fs.EtagSource")
+        etags = java_objects.each(self._jvm, listed, "getEtag") if has_etags else [None] * len(urls)
+        paths = [url.removeprefix(self._prefix) for url in urls]
+        return list(map(_Status, urls, paths, folders, zip(changed, sizes, strict=True), etags))
+
+    def _etag(self, status: _Status) -> str:
         if self._folder is not None:
-            return "sha256:" + self._on_disk(self._relative(status), _sha256)
-        if is_instance_of(self._gateway, status, "org.apache.hadoop.fs.EtagSource") and status.getEtag():
-            return str(status.getEtag())
-        checksum = self._system.getFileChecksum(status.getPath())
+            return "sha256:" + self._on_disk(status.path, _sha256)
+        if status.etag:
+            return status.etag
+        path = self._path(status.path)
+        checksum = self._system.getFileChecksum(path)
         if checksum is not None:
             return str(checksum.toString())
-        stream = self._system.open(status.getPath())
+        stream = self._system.open(path)
         try:
             return "sha256:" + str(self._jvm.org.apache.commons.codec.digest.DigestUtils.sha256Hex(stream))
         finally:
             stream.close()
+
+    def _threads(self, sizes: Iterable[int]) -> int:
+        """How many look at files of these sizes at once."""
+        if self._folder is None:
+            return THREADS
+        large = sum(size >= WORTH_A_THREAD for size in sizes)
+        return max(1, min(large, len(os.sched_getaffinity(0))))
 
     def _on_disk(self, path: str, read: Callable[[str], _T]) -> _T:
         """What `read` says of a file of this machine."""
@@ -251,9 +301,6 @@ class Landing:
     def _path(self, path: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(self._root, path)
 
-    def _relative(self, status: Any) -> str:
-        return str(status.getPath().toString()).removeprefix(self._prefix)
-
 
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
@@ -265,10 +312,6 @@ def _escaped(path: str) -> str:
     return re.sub(r"([{}\[\]*?\\])", r"\\\1", path)
 
 
-def _stamp(status: Any) -> tuple[int, int]:
-    return int(status.getModificationTime()), int(status.getLen())
-
-
 def _spelled(url: str) -> str:
     """`file:/data` as Spark spells it where it read a row: `file:///data`."""
     return re.sub(r"^([a-z0-9+.-]+):/(?!/)", r"\1:///", url)
@@ -278,7 +321,16 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(("_", "."))
 
 
-def _each(items: Sequence[Any], work: Callable[[Any], _T]) -> list[_T]:
-    """`work` on every item at once, results in order; py4j gives each thread its own connection."""
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(work, items))
+def _each(items: Sequence[Any], work: Callable[[Any], _T], at_once: int = THREADS) -> list[_T]:
+    """`work` on every item, results in order; py4j gives each thread its own connection.
+
+    Items are handed over in batches: for one of them that takes as long as to look at a small file.
+    """
+    if at_once == 1:
+        return list(map(work, items))
+    size = max(1, len(items) // (8 * at_once))
+    batches = [items[start : start + size] for start in range(0, len(items), size)]
+    with ThreadPoolExecutor(at_once) as threads:
+        return [
+            found for batch in threads.map(lambda batch: [work(item) for item in batch], batches) for found in batch
+        ]

@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+import pyarrow as pa
 from pyspark.sql import Row
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from jobs.lake import Lake, Transaction
 from jobs.landing import RawFile
@@ -170,7 +172,10 @@ class FileLedger:
     def _append(
         self, manifest: Manifest, part: str, rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
     ) -> None:
-        frame = self._lake.spark.createDataFrame([dict(row) for row in rows], self.contract.schema).coalesce(1)
+        schema = self.contract.schema
+        # By Arrow, since there may be many thousand files.
+        table = pa.Table.from_pylist([dict(row) for row in rows], to_arrow_schema(schema, timezone="UTC"))
+        frame = self._lake.spark.createDataFrame(table, schema).coalesce(1)
         known = self._all()
         commit = self._lake.append(frame, self.contract, manifest.transaction(self.contract, part), about)
         if commit.skipped:
