@@ -18,9 +18,9 @@ from rich.console import Console
 
 from conf.load import load
 from conf.schema import Environment, Evaluate, Pipeline
-from jobs import jars, runtime, session
+from jobs import runtime, session
 from jobs.doctor import is_local
-from jobs.gpu_plan import explained, operators, page
+from jobs.gpu_plan import explained, operators, page, plugin, stored
 from jobs.gpu_plan.page import Stage
 from jobs.lake import Lake
 from jobs.progress import for_console, print_problems
@@ -30,6 +30,8 @@ from transforms.errors import ConfigError, MillraceError
 
 JOBS = tuple(job for job in runtime.JOBS if job != "maintain")
 SAID = "explained.txt"
+# Figures of a Spark stage, in bytes.
+MOVED = ("inputBytes", "outputBytes", "shuffleReadBytes", "shuffleWriteBytes")
 _APPENDER = """
 appender.plugin.type = File
 appender.plugin.name = plugin
@@ -44,7 +46,7 @@ logger.plugin.appenderRef.plugin.ref = plugin
 
 
 def execute(pipeline: str, environment: str, settings: Sequence[str] = ()) -> int:
-    """Run a pipeline under the plugin's eyes, print a table and a line of JSON; returns the exit code."""
+    """Run a pipeline under the plugin's eyes, print a table and a line of JSON, kept for the report; returns the exit code."""
     console = Console(stderr=True)
     try:
         loaded = load(pipeline, environment=environment, settings=settings)
@@ -55,9 +57,11 @@ def execute(pipeline: str, environment: str, settings: Sequence[str] = ()) -> in
             lake = Lake(spark, place.lake)
             spec = _without_floor(loaded.pipeline)
             stages = watch(Run(spark, spec, place, lake, Ledger(lake, spec.pipeline), progress=progress), folder / SAID)
+            summaries = [stage.summary() for stage in stages]
+            stored.keep(spark, loaded.environment.lake, loaded.pipeline, summaries)
             spark.stop()
         page.show(stages, console)
-        sys.stdout.write(json.dumps({"stages": [stage.summary() for stage in stages]}) + "\n")
+        sys.stdout.write(json.dumps({"stages": summaries}) + "\n")
     except MillraceError as error:
         print_problems(error, console)
         return error.exit_code
@@ -68,7 +72,7 @@ def watched(environment: Environment, folder: Path) -> Environment:
     """The environment with a lake in the folder, and the plugin, which writes there what it says.
 
     Raises:
-        ConfigError: it is no local one; a cluster's executors would need the plugin's gigabyte, too.
+        ConfigError: it is no local one (a cluster's executors would need the plugin's gigabyte, too), or the plugin is for another Spark.
         JarError: the plugin cannot be had.
     """
     if not is_local(environment):
@@ -76,15 +80,15 @@ def watched(environment: Environment, folder: Path) -> Environment:
             f"gpu-plan: expected a local master, found {environment.master} in environment {environment.name}. Whether a GPU can run an"
             " operator does not depend on the machines: use a local environment and a part of the raw files."
         )
-    (plugin,) = jars.ensure("gpu")
+    jar = plugin.ensure()
     logging = folder / "log4j2.properties"
     logging.write_text(session.LOG4J.read_text() + _APPENDER.format(file=folder / SAID))
     spark = {
         "spark.plugins": "com.nvidia.spark.SQLPlugin",
         "spark.rapids.sql.mode": "explainOnly",
         "spark.rapids.sql.explain": "ALL",
-        "spark.jars": str(plugin),
-        "spark.driver.extraClassPath": str(plugin),
+        "spark.jars": str(jar),
+        "spark.driver.extraClassPath": str(jar),
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging.as_uri()}",
         # Plans that change while they run are explained in pieces, and what the pieces do to each other is not.
         "spark.sql.adaptive.enabled": "false",
@@ -112,7 +116,8 @@ def watch(run: Run, said: Path) -> list[Stage]:
         importlib.import_module(f"jobs.{job}").run(run)
         if job == "ingest":
             run = replace(run, asked_run_date=run.run_date)
-        seconds = {each["stageId"]: each["executorRunTime"] / 1e3 for each in store.stages_after(stage)}
+        figures = store.stages_after(stage)
+        seconds = {each["stageId"]: each["executorRunTime"] / 1e3 for each in figures}
         ran = [
             operator
             for query_data, graph in store.queries_after(query)
@@ -122,7 +127,11 @@ def watch(run: Run, said: Path) -> list[Stage]:
         ]
         with said.open(errors="replace") as lines:
             lines.seek(seen)
-            stages.append(page.added_up(job, ran, explained.parse(lines)))
+            found = Stage(
+                job, run.spark.sparkContext.defaultParallelism, sum(each[kind] for each in figures for kind in MOVED)
+            )
+            page.add_up(found, ran, explained.parse(lines))
+        stages.append(found)
     return stages
 
 

@@ -17,6 +17,8 @@ _OPERATOR = re.compile(r"\s*[*!@#]\s*(?:Exec )?<(\w+Exec)> (.*)")
 _REFUSED_EXPRESSION = re.compile(r"\s*!Expression <(\w+)> .*cannot run on GPU because (.*)")
 # Says no more than that the expressions below it say why.
 _EXPRESSIONS = "not all expressions can be replaced"
+# The reason of an operator that the plugin takes but for the Python function in it.
+PYTHON = "Python stays on processors, its rows need not"
 MOST = 160  # letters of a reason: some list every column
 
 
@@ -59,7 +61,7 @@ def _reason(verdict: str) -> str | None:
     if "will run on GPU" in verdict:
         return None
     if "will partially run on GPU" in verdict:
-        return "Python stays on processors, its rows need not"
+        return PYTHON
     return _short(verdict.partition(" because ")[2]) or verdict.strip()
 
 

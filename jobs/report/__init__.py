@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.gpu_plan import stored
 from jobs.report import gather, page
 from jobs.runs import Run, code_fingerprint, fingerprint
 from jobs.storage import Storage
@@ -17,13 +18,13 @@ def write(run: Run) -> str:
     """Write the page of the run's date and return its path.
 
     It lies under `<lake>/reports/<pipeline>/` as `<run date>-<identity>.html`; `latest.html` is a copy. The identity covers the
-    stages shown and millrace's own code: a page that is there already is not made again.
+    stages shown, what `gpu-plan` found, and millrace's own code: a page that is there already is not made again.
 
     Raises:
         ContractError: features, train or evaluate have not run for this run date.
     """
     shown = [[stage.job, stage.fingerprint, stage.attempt] for stage in gather.stages(run)]
-    identity = fingerprint("report", run.pipeline, shown, code_fingerprint())[:8]
+    identity = fingerprint("report", run.pipeline, shown, stored.find(run), code_fingerprint())[:8]
     folder = f"{run.lake.root}/reports/{run.pipeline.pipeline}"
     path = f"{folder}/{run.run_date}-{identity}.html"
     storage = Storage(run.spark)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from conf.schema import METRICS, SMALLER_IS_BETTER, Pipeline
 from jobs.runs import Stage, code_fingerprint
@@ -80,7 +81,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything on the page. `metrics`: (slice, value, metric, class) -> measured; `champion_metrics` on the same rows."""
+    """Everything on the page. `metrics`: (slice, value, metric, class) -> measured; `champion_metrics` on the same rows.
+
+    `gpu_plan` is `jobs.gpu_plan.page.Stage.summary` of each job, empty where nobody has asked.
+    """
 
     pipeline: Pipeline
     environment: str
@@ -100,6 +104,7 @@ class Facts:
     packages: dict[str, str]
     configuration: str
     configuration_text: str
+    gpu_plan: list[dict[str, Any]]
     code: str = field(default_factory=code_fingerprint)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from pyspark.sql import functions as F
 
 from conf.schema import SMALLER_IS_BETTER
+from jobs.gpu_plan import stored
 from jobs.report.configuration import as_yaml
 from jobs.report.facts import Expectation, Facts, Measured, Point, SourceRows, TrialRow
 from jobs.runs import Run, Stage, fingerprint
@@ -67,6 +68,7 @@ def gather(run: Run) -> Facts:
         packages=_packages(run),
         configuration=fingerprint(run.pipeline),
         configuration_text=as_yaml(run.pipeline),
+        gpu_plan=stored.find(run),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import yaml
 from click.testing import CliRunner
 
 from jobs.cli import cli
-from jobs.gpu_plan import operators, page
-from jobs.gpu_plan.explained import Explained, parse
+from jobs.gpu_plan import operators, page, plugin
+from jobs.gpu_plan.explained import PYTHON, Explained, parse
 from jobs.gpu_plan.operators import Operator
+from transforms.errors import ConfigError
 
 SAID = """
 1795713340543
@@ -124,25 +126,32 @@ def test_each_operator_has_the_verdict_on_its_own_columns() -> None:
         Operator("ProjectExec", 4.0, frozenset({"1", "2"}), of_log=False),
         Operator("ProjectExec", 2.0, frozenset({"9"}), of_log=False),
         Operator("SortExec", 1.0, frozenset(), of_log=False),
+        Operator("MapInArrowExec", 3.0, frozenset(), of_log=False),
         Operator("ProjectExec", 8.0, frozenset({"1"}), of_log=True),
     ]
     said = [
         Explained("ProjectExec", None, frozenset({"1", "2"})),
         Explained("ProjectExec", "no", frozenset({"2", "3"})),
+        Explained("MapInArrowExec", PYTHON, frozenset()),
     ]
-    stage = page.added_up("features", ran, said)
+    stage = page.Stage("features", cores=4, moved=5_000_000_000)
+    page.add_up(stage, ran, said)
     assert stage.summary() == {
         "job": "features",
         "accepted_seconds": 5.0,
+        "python_seconds": 3.0,
         "delta_log_seconds": 8.0,
         "refused_seconds": 2.0,
-        "share_on_gpu": 0.7143,
+        "share_on_gpu": 0.5,
+        "share_with_python": 0.8,
+        "at_best": 1.29,  # 18 s to 13 s and a second on each core for the bytes
         "refused": [
             {"operator": "ProjectExec", "reason": "no", "seconds": 1.0},
             {"operator": "SortExec", "reason": "not explained by the plugin", "seconds": 1.0},
         ],
     }
-    assert page.Stage("score").share == 0.0
+    nothing = page.Stage("score")
+    assert (nothing.share(0.0), nothing.at_best) == (0.0, 1.0)
 
 
 @pytest.mark.quick
@@ -157,10 +166,33 @@ def test_a_cluster_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.quick
+def test_a_plugin_for_another_spark_is_refused(tmp_path: Path) -> None:
+    """In a sentence that says for which it is; a vendor's own Spark is none of them."""
+    jar = tmp_path / "rapids.jar"
+    with zipfile.ZipFile(jar, "w") as archive:
+        for name in (
+            "spark350/X.class",
+            "spark413/X.class",
+            "spark400db173/X.class",
+            "spark3xx-common/X.class",
+            "META-INF/x",
+        ):
+            archive.writestr(name, "")
+    plugin.require(jar, "4.1.3")
+    for other in ("4.2.0", "4.0.0"):
+        with pytest.raises(ConfigError) as caught:
+            plugin.require(jar, other)
+        assert str(caught.value) == (
+            f"gpu-plan: expected NVIDIA's plugin for Spark {other}, found rapids.jar, which is for 4.1.3, 3.5.0."
+            " Lock a version that has it in conf/jars.lock, or install a Spark that it has."
+        )
+
+
 @pytest.mark.system
 @pytest.mark.timeout(1200)
 def test_a_pipeline_under_the_eyes_of_the_plugin(tmp_path: Path) -> None:
-    """Real Spark, the real plugin: all jobs are told of, nothing is left behind, and sums and shares hold together."""
+    """Real Spark, the real plugin: all jobs are told of, nothing but that is left behind, and sums and shares hold together."""
     from tests.system import places
 
     work = places.parcels(tmp_path / "parcels")
@@ -182,5 +214,7 @@ def test_a_pipeline_under_the_eyes_of_the_plugin(tmp_path: Path) -> None:
         assert math.isclose(listed, stage["refused_seconds"], abs_tol=0.6)
     features = stages[1]
     assert features["accepted_seconds"] > 0
-    assert any(each["operator"] == "MapInArrowExec" for each in features["refused"])
-    assert not (tmp_path / "lake").exists()
+    assert features["python_seconds"] > 0
+    assert not [each for each in features["refused"] if each["operator"] == "MapInArrowExec"]
+    (kept,) = (file for file in (tmp_path / "lake").rglob("[!.]*") if file.is_file())
+    assert json.loads(kept.read_text())["stages"] == stages

@@ -13,6 +13,8 @@ from pyspark.sql import SparkSession
 
 from conf.load import load
 from jobs import report, runtime
+from jobs.gpu_plan import stored
+from jobs.gpu_plan.page import Stage as OfJob
 from jobs.report import configuration, drawing, gather, page
 from jobs.report.facts import Facts, Measured
 from jobs.runs import Run, Stage
@@ -213,6 +215,27 @@ def test_what_stages_took(sections: Sections) -> None:
         " the environment's price of a core-hour. Mind: Spark had dropped the figures of 200 more tasks of train, which took more than"
         " stands here."
     )
+
+
+def test_what_a_gpu_would_take_over(binary: Run, facts: Facts) -> None:
+    """As `gpu-plan` left it in the lake, for this pipeline file alone; without it there is no such section."""
+    stage = OfJob("features", cores=2, moved=4_000_000_000, accepted=30.0, python=6.0, of_log=1.5)
+    stage.refused[f"Filter{HOSTILE}Exec", "RLike: not supported"] = 2.5
+    stages = [stage.summary(), OfJob("score", accepted=0.5).summary()]
+    other = binary.pipeline.model_copy(update={"question": "Another?"})
+
+    stored.keep(binary.spark, binary.lake.root, other, stages)
+    assert stored.find(binary) == []
+    stored.keep(binary.spark, binary.lake.root, binary.pipeline, stages)
+    sections = Sections(page.render(dataclasses.replace(facts, gpu_plan=stored.find(binary))))
+
+    assert sections.rows["gpu"] == [
+        ["job", "on a GPU", "Python between", "stays", "Delta's log", "at best"],
+        ["features", "30 s", "6.0 s", "2.5 s", "1.5 s", "3.85 times as fast"],
+        ["score", "0.5 s", "0.0 s", "0.0 s", "0.0 s", "1.0 times as fast"],
+    ]
+    assert sections.words["gpu"].endswith(f"features stays most for Filter{HOSTILE}Exec: RLike: not supported (2.5 s).")
+    assert list(sections.rows)[-3:] == ["gpu", "versions", "reproduce"]
 
 
 def test_a_ledger_from_before_usage_was_measured(facts: Facts) -> None:
