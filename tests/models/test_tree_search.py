@@ -118,10 +118,10 @@ def test_after_fitted_stages_each_model_is_the_one_trained_alone(
     ours = found(frame, folds, Pipeline(stages=[*fitted_stages(), last]), grid(last), evaluator, keep_models=True)
 
     expected = {}
-    for point, extra in enumerate(grid(last)):
-        for fold in range(FOLDS):
-            train, valid = frame.where(folds.trains(fold)), frame.where(folds.validates(fold))
-            features = Pipeline(stages=fitted_stages()).fit(train)
+    for fold in range(FOLDS):
+        train, valid = frame.where(folds.trains(fold)), frame.where(folds.validates(fold))
+        features = Pipeline(stages=fitted_stages()).fit(train)
+        for point, extra in enumerate(grid(last)):
             model = trees.fit(last.copy(extra), features.transform(train))
             expected[point, fold] = evaluator.evaluate(model.transform(features.transform(valid)))
             kept = ours[point, fold].model()
