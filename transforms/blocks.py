@@ -16,7 +16,8 @@ import pyarrow as pa
 from transforms.arrays import Integers
 from transforms.layout import Flags, Hashes, Layout, whole
 
-COLUMNS = "bin INT, kind TINYINT, block BINARY"
+# A block is a serialised record batch, eight bytes a number: NVIDIA's plugin takes lists of numbers, and no bytes.
+COLUMNS = "bin INT, kind TINYINT, block ARRAY<BIGINT>"
 _EVENTS, _LATE_EVENTS, _QUERIES = range(3)  # events first in each bin; late ones are those sent on to the next bucket
 _ROWS_PACKED = 1 << 18
 _BYTES_PACKED = 1 << 29  # a column of texts holds less than 2 GB
@@ -89,13 +90,20 @@ class Packing:
 
 
 def _concatenated(blocks: Sequence[pa.Buffer]) -> pa.Array:
-    """A binary array of blocks, each copied once."""
-    ends = np.cumsum([0, *(block.size for block in blocks)]).astype(np.int32)
+    """A list array of blocks, each copied once. Arrow pads what it serialises to whole numbers."""
+    ends = np.cumsum([0, *(block.size for block in blocks)])
     whole_buffer = pa.allocate_buffer(int(ends[-1]))
     view = memoryview(whole_buffer)
     for block, (start, end) in zip(blocks, pairwise(ends.tolist()), strict=True):
         view[start:end] = memoryview(block)
-    return pa.Array.from_buffers(pa.binary(), len(blocks), [None, pa.py_buffer(ends), whole_buffer])
+    numbers = pa.Array.from_buffers(pa.int64(), len(whole_buffer) // 8, [None, whole_buffer])
+    return pa.ListArray.from_arrays(pa.array(ends // 8, pa.int32()), numbers)
+
+
+def _serialised(block: pa.ListScalar) -> pa.Buffer:
+    """The record batch in a block, where Arrow has it."""
+    numbers = block.values
+    return numbers.buffers()[1].slice(8 * numbers.offset, 8 * len(numbers))
 
 
 def _selected(table: pa.Table, places: Sequence[int], schema: pa.Schema) -> pa.Table:
@@ -166,9 +174,9 @@ class Unpacking:
                     held = _Held()
                 current = number.as_py()
                 if kind.as_py() != _QUERIES:
-                    held.tell(pa.ipc.read_record_batch(block.as_buffer(), self.telling.schema), kind.as_py())
+                    held.tell(pa.ipc.read_record_batch(_serialised(block), self.telling.schema), kind.as_py())
                     continue
-                held.ask(pa.ipc.read_record_batch(block.as_buffer(), self.asking.schema))
+                held.ask(pa.ipc.read_record_batch(_serialised(block), self.asking.schema))
                 # Its events came first; ordering them again is worth as many queries.
                 if held.asked >= max(_ROWS_AT_ONCE, held.told):
                     yield from self._sides(held)
