@@ -19,8 +19,11 @@ from py4j.protocol import Py4JJavaError
 from pyspark import inheritable_thread_target
 from pyspark.errors import PySparkException
 from pyspark.ml import Estimator, Model, Pipeline, PipelineModel, Transformer
+from pyspark.ml.classification import FMClassifier, OneVsRest
 from pyspark.ml.evaluation import Evaluator
 from pyspark.ml.param import Param, Params
+from pyspark.ml.param.shared import HasWeightCol
+from pyspark.ml.regression import FMRegressor
 from pyspark.ml.util import MetaAlgorithmReadWrite
 from pyspark.ml.wrapper import JavaParams
 from pyspark.sql import DataFrame
@@ -133,6 +136,17 @@ def columns(estimator: Any) -> tuple[Any, ...]:
     """Features, label and weight, None where there is none."""
     names = ("featuresCol", "labelCol", "weightCol")
     return tuple(estimator.getOrDefault(name) if estimator.isDefined(name) else None for name in names)
+
+
+def who_ignores_weights(estimator: Any) -> str | None:
+    """The class in MLlib for which weights that are asked for come to nothing: factorization machines have the parameter and never read it."""
+    if not (
+        estimator.hasParam("weightCol") and estimator.isDefined("weightCol") and estimator.getOrDefault("weightCol")
+    ):
+        return None
+    last = estimator.getClassifier() if isinstance(estimator, OneVsRest) else estimator
+    reads = not isinstance(last, (FMClassifier, FMRegressor)) and (last is estimator or isinstance(last, HasWeightCol))
+    return None if reads else type(last).__name__
 
 
 def pairs(routes: Sequence[Route], folds: Folds, skip: Collection[tuple[int, int]]) -> Pairs:

@@ -95,7 +95,7 @@ def tune(
         stop_on_error: raise the first error of a fit, as stock CrossValidator does; else the point's trial holds it.
 
     Raises:
-        ConfigError: points rank, or are to be halved and do not share the rows of boosted trees.
+        ConfigError: points rank, would ignore weights, or are to be halved and do not share the rows of boosted trees.
     """
     search.folds.check_type(frame)
     done = {(trial.point, trial.fold): trial for trial in known}
@@ -149,13 +149,18 @@ def path(way: Route, evaluator: Evaluator, *, exact: bool, halving: int | None =
     """The path of a grid point, and why.
 
     Raises:
-        ConfigError: it ranks, or it is to be halved and does not share the rows of boosted trees.
+        ConfigError: it ranks, would ignore weights, or is to be halved and does not share the rows of boosted trees.
     """
     taken, why = _path(way, evaluator, exact=exact)
     if tree_search.ranks(way):
         raise ConfigError(
             f"{type(way.last).__name__} ranks rows within queries, which folds would cut and no evaluator of MLlib judges."
             " Search over a classifier or a regressor."
+        )
+    if ignoring := any_estimator.who_ignores_weights(way.last):
+        raise ConfigError(
+            f"{ignoring} would ignore weightCol '{any_estimator.columns(way.last)[2]}'. Remove it, or search over an estimator that reads"
+            " weights."
         )
     if halving is not None and halving < 2:
         raise ConfigError(f"halving is {halving}; expected 2 or more: one grid point in so many goes on.")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xgboost
 from pyspark.ml import Pipeline, PipelineModel
+from pyspark.ml.classification import FMClassifier, MultilayerPerceptronClassifier, OneVsRest
 from pyspark.ml.evaluation import (
     BinaryClassificationEvaluator,
     Evaluator,
@@ -18,7 +19,7 @@ from pyspark.ml.evaluation import (
 )
 from pyspark.ml.feature import StringIndexer, VectorAssembler, VectorSizeHint
 from pyspark.ml.linalg import Vectors
-from pyspark.ml.regression import LinearRegression
+from pyspark.ml.regression import FMRegressor, LinearRegression
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from sklearn import metrics
@@ -343,8 +344,20 @@ def test_plan_says_what_boosted_trees_cannot_share(rows: DataFrame) -> None:
             "SparkXGBRanker ranks rows within queries, which folds would cut and no evaluator of MLlib judges. Search over a classifier or"
             " a regressor.",
         ),
+        (
+            lambda: OneVsRest(classifier=FMClassifier(), labelCol="three", weightCol="weight"), None,
+            "FMClassifier would ignore weightCol 'weight'. Remove it, or search over an estimator that reads weights.",
+        ),
+        (
+            lambda: OneVsRest(classifier=MultilayerPerceptronClassifier(), labelCol="three", weightCol="weight"), None,
+            "MultilayerPerceptronClassifier would ignore weightCol 'weight'. Remove it, or search over an estimator that reads weights.",
+        ),
+        (
+            lambda: FMRegressor(labelCol="number")._set(weightCol="weight"), None,
+            "FMRegressor would ignore weightCol 'weight'. Remove it, or search over an estimator that reads weights.",
+        ),
     ],
-    ids=["linear", "two workers", "one in one", "ranker"],
+    ids=["linear", "two workers", "one in one", "ranker", "one against the rest", "a network so", "factorization"],
 )  # fmt: skip
 def test_what_cannot_be_searched_so_is_refused(
     rows: DataFrame, estimator: Any, halving: int | None, expected: str
