@@ -266,7 +266,10 @@ def _out_of_fold(run: Run, rows: DataFrame, winner: Winner, pipeline: Pipeline) 
         else:
             model = grid_search.fit(pipeline, winner.plan.grid[winner.point.index], rows.where(folds.trains(fold)))
         frames.append(model.transform(rows.where(folds.validates(fold))))
-    return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames])
+    # Each partition becomes a file of the table: as many as the rows have, not as many for each fold.
+    return reduce(DataFrame.unionByName, [_predicted(run, frame) for frame in frames]).coalesce(
+        rows.rdd.getNumPartitions()
+    )
 
 
 def _predicted(run: Run, frame: DataFrame) -> DataFrame:
