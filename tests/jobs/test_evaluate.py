@@ -235,7 +235,9 @@ def test_a_test_part_that_says_nothing_is_refused(
     here = new_shop()
     if "all of class 1" in message:
         rows = [(*row[:4], 1.0) if row[0] in (0, 2) else row for row in rows]
-    trained(here, built(here, rows, test=test))
+    here.record(
+        "train", inputs=built(here, rows, test=test), outputs={}, details={"model_version": 1, "threshold": 0.4}
+    )
     with pytest.raises(ModelError) as refused:
         evaluate.run(here.run)
     assert str(refused.value) == message
@@ -269,7 +271,7 @@ def test_a_prediction_that_is_no_number_is_refused(new_shop: OpenShop) -> None:
 
 def test_a_model_of_another_pipeline_file_is_refused(new_shop: OpenShop) -> None:
     here = new_shop()
-    trained(here, built(here, orders()))
+    here.record("train", inputs=built(here, orders()), outputs={}, details={"model_version": 1, "threshold": 0.4})
     changed = here.run.pipeline.model_copy(
         update={"split": here.run.pipeline.split.model_copy(update={"salt": "other"})}
     )

@@ -274,6 +274,7 @@ def write_orders(raw: Path) -> dict[str, pd.DataFrame]:
     return {"orders": orders, "buyers": clients, "zones": zones, "items": items}
 
 
+@pytest.mark.system
 def test_multiclass_over_three_sources_with_two_column_keys(tmp_path: Path, run_pipeline: RunPipeline) -> None:
     """Two-hop lookup, child aggregates, a text label; accuracy as scikit-learn's on the same rows."""
     raw = write_orders(tmp_path / "raw")
@@ -410,6 +411,7 @@ def churn_oracle(raw: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@pytest.mark.system
 def test_periodic_spine_with_a_label_from_the_future_of_another_table(
     tmp_path: Path, run_pipeline: RunPipeline
 ) -> None:
