@@ -140,13 +140,11 @@ def columns(estimator: Any) -> tuple[Any, ...]:
 
 def who_ignores_weights(estimator: Any) -> str | None:
     """The class in MLlib for which weights that are asked for come to nothing: factorization machines have the parameter and never read it."""
-    if not (
-        estimator.hasParam("weightCol") and estimator.isDefined("weightCol") and estimator.getOrDefault("weightCol")
-    ):
-        return None
     last = estimator.getClassifier() if isinstance(estimator, OneVsRest) else estimator
-    reads = not isinstance(last, (FMClassifier, FMRegressor)) and (last is estimator or isinstance(last, HasWeightCol))
-    return None if reads else type(last).__name__
+    reads = isinstance(last, HasWeightCol) and not isinstance(last, (FMClassifier, FMRegressor))
+    if reads or not isinstance(estimator, (OneVsRest, FMClassifier, FMRegressor)) or not columns(estimator)[2]:
+        return None
+    return type(last).__name__
 
 
 def pairs(routes: Sequence[Route], folds: Folds, skip: Collection[tuple[int, int]]) -> Pairs:

@@ -13,9 +13,11 @@ from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.feature import Binarizer, MinMaxScaler, SQLTransformer, StandardScaler, VectorAssembler
 from pyspark.ml.tuning import ParamGridBuilder
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
 from models import any_estimator
 from models.folds import Folds
+from models.tuning import CrossValidator
 
 COUNTED: Counter[tuple[str, str]] = Counter()
 SEEN: list[list[str]] = []
@@ -156,3 +158,13 @@ def test_one_point_is_fitted_as_its_pipeline_would_be(rows: DataFrame, with_esti
     )
     assert found == expected
     assert [type(stage) for stage in ours.stages] == [type(stage) for stage in theirs.stages]
+
+
+def test_a_pipeline_without_an_estimator_is_only_measured(rows: DataFrame) -> None:
+    """As stock does, with nothing to fit."""
+    own = Pipeline(stages=[SQLTransformer(statement="SELECT *, a AS rawPrediction FROM __THIS__")])
+    judge = BinaryClassificationEvaluator(numBins=0)
+    validator = CrossValidator(estimator=own, estimatorParamMaps=[{}], evaluator=judge, numFolds=2, foldCol="fold")
+    whole = rows.withColumn("rawPrediction", F.col("a"))
+    folds = [judge.evaluate(whole.where(f"fold = {fold}")) for fold in range(2)]
+    assert validator.fit(rows).avgMetrics == pytest.approx([np.mean(folds)], abs=1e-12)
