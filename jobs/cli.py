@@ -140,9 +140,9 @@ def gpu_parity(environment: str) -> None:
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Override a setting of the file.")
 def gpu_plan(pipeline: str, environment: str, settings: tuple[str, ...]) -> None:
     """Run the pipeline once on processors, and say what of its SQL a GPU would do, and why not the rest."""
-    from jobs import gpu_plan as plan
+    from jobs.gpu_plan import command
 
-    sys.exit(plan.execute(pipeline, environment, settings))
+    sys.exit(command.execute(pipeline, environment, settings))
 
 
 def main(arguments: list[str] | None = None) -> Any:

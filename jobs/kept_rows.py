@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 
-# Memory would be no faster, since the system keeps in memory what fits of these files. Rows in the heap of an executor crowd out
-# the shuffles beside them: with 67 million training rows, executors of 2 GB ran out of it.
-LEVEL = StorageLevel.DISK_ONLY
-
 
 @contextmanager
 def kept(frame: DataFrame) -> Iterator[DataFrame]:
-    """The frame on the executors' disks from its first use to the end of the block."""
-    rows = frame.persist(LEVEL)
+    """The frame on the executors' disks from its first use to the end of the block.
+
+    Memory would be no faster, since the system keeps in memory what fits of these files. Rows in the heap of an executor crowd out the
+    shuffles beside them: with 67 million training rows, executors of 2 GB ran out of it.
+    """
+    rows = frame.persist(StorageLevel.DISK_ONLY)
     try:
         yield rows
     finally:

@@ -9,6 +9,8 @@ from py4j.java_gateway import is_instance_of
 from py4j.protocol import Py4JJavaError
 from pyspark.sql import SparkSession
 
+from jobs import java_objects
+
 CONDITIONAL = "fs.option.create.conditional.overwrite"  # S3A: If-None-Match
 
 
@@ -68,7 +70,8 @@ class Storage:
         """Names of the files in a folder, none where there is no folder."""
         system, target = self._resolve(folder)
         try:
-            return [str(status.getPath().getName()) for status in system.listStatus(target)]
+            found = java_objects.listed(self._jvm, system.listStatus(target))
+            return java_objects.each(self._jvm, found, "getPath", "getName")
         except Py4JJavaError as error:
             if is_missing_file(self._spark, error):
                 return []

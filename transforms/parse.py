@@ -95,7 +95,7 @@ def plain(spark: SparkSession, batch: Batch, urls: Sequence[str], *, as_streams:
     schema = StructType([StructField(name, DataType.fromDDL(types.get(name, "string"))) for name in batch.header])
     reader = spark.read.options(**csv_options(batch), header="true", mode="DROPMALFORMED", columnPruning="false")
     # Characters that the parser makes room for anew with each file: by default a million, which small files take longest for.
-    reader = reader.options(inputBufferSize=str(1 << 14))
+    reader = reader.option("inputBufferSize", 1 << 14)
     if as_streams:
         reader = reader.options(multiLine="true", lineSep="\n")
     frame = reader.schema(schema).csv(list(urls))
