@@ -54,10 +54,11 @@ class Choice:
         return f"{'GPU' if self.gpu else 'CPU'}: {self.reason}"
 
 
-def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> Choice:
+def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None, divided: bool = False) -> Choice:
     """Where a stage would run.
 
     Args:
+        divided: whether workers train each model together, which they do on processors.
         passes: over the rows, None where the data decide. With `auto` a stage of known passes, which are one or two, stays:
             reading the rows takes longer than the arithmetic that a GPU would save (`scripts/bench gpu_linear`).
 
@@ -72,6 +73,8 @@ def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> C
         return Choice(False, f"{SETTING} is never")
     has = found(spark)
     problem = has.arrays if stage == "arrays" else has.trees
+    if divided and not problem:
+        problem = "rows that no worker has room for are divided, and workers train on their part of them on processors"
     if problem and mode == "require":
         raise NoGpu(f"A GPU is required ({SETTING}), and there is none to use for {stage}: {problem}.")
     if problem:
@@ -81,9 +84,9 @@ def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> C
     return Choice(True, f"workers have {'; '.join(has.gpus)}")
 
 
-def take(spark: SparkSession, stage: Stage, *, passes: int | None = None) -> bool:
+def take(spark: SparkSession, stage: Stage, *, passes: int | None = None, divided: bool = False) -> bool:
     """As `choose`, for a stage that runs now: where it does is logged and kept for `taken`."""
-    choice = choose(spark, stage, passes=passes)
+    choice = choose(spark, stage, passes=passes, divided=divided)
     if spark.conf.get(SETTING, "never") != "never":
         log.info("%s on %s", stage, choice)
         _taken.setdefault(spark.sparkContext.applicationId, {})[stage] = str(choice)

@@ -7,6 +7,7 @@ features in each fold: then there is a matrix a fold, of its training rows alone
 from __future__ import annotations
 
 import heapq
+import logging
 import math
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
@@ -21,22 +22,25 @@ import numpy as np
 from pyspark import inheritable_thread_target
 from pyspark.ml import Model, Transformer
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from models import any_estimator, gpus, trees
+from models import any_estimator, boosters, data_parallel_trees, gpus, tree_division, trees
 from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
+from models.boosters import Request
 from models.exact.driver import choice
+from models.exact.driver.barrier import Unavailable
 from models.exact.driver.cells import Cells
 from models.exact.driver.linear_search import is_weighted
 from models.folds import Folds
 from models.halving import Halving
 from models.margins import Measure
-from models.tree_task import ANSWER, CELL, ORDINAL, Request, Training
+from models.tree_division import Division
+from models.tree_task import ANSWER, CELL, ORDINAL, Training
 from transforms.errors import ModelError
 
-SOLVER = "xgboost, shared matrix"
+log = logging.getLogger(__name__)
 
 
 def knows(way: Route) -> bool:
@@ -76,10 +80,29 @@ def fits(
         parallelism: how many tasks may hold all rows at once.
         halving: which points go on after parts of their rounds; those of other feature stages do not compete with each other.
     """
-    for members in any_estimator.alike(routes):
+    refused, sound = dict[int, Exception](), list[Route]()
+    for k, way in enumerate(routes):
+        try:
+            way.last._validate_params()  # type: ignore[union-attr]
+            sound.append(way)
+        except FIT_ERRORS as error:
+            refused[k] = error
+    for k, fold in any_estimator.pairs(routes, folds, skip):
+        if k in refused:
+            yield Fit(routes[k].point, fold, None, 0.0, tree_division.WHOLE, refused[k])
+    for members in any_estimator.alike(sound):
         wanted = any_estimator.pairs(members, folds, skip)
         if wanted:
             yield from _Search(members, folds, evaluator, parallelism, keep_models, halving).fits(frame, wanted)
+
+
+def division(way: Route, dataset: DataFrame, parallelism: int) -> Division | None:
+    """How models or rows would be divided; of stages to be fitted, whose features are not known yet, only the fit can tell."""
+    if way.is_fitted:
+        return None
+    last: Any = way.last
+    prepared = trees.inputs(last, any_estimator.through(way.prefix, dataset))
+    return tree_division.of_inputs(prepared, parallelism, binned=trees.is_binned(last))
 
 
 def measure_of(evaluator: Evaluator) -> Measure:
@@ -103,6 +126,7 @@ class _Rows:
     labels: _Labels
     fitted: Sequence[Transformer]
     of_one_fold: bool
+    division: Division
 
 
 @dataclass(frozen=True)
@@ -115,6 +139,7 @@ class _State:
     error: Exception | None = None
     config: str = ""
     model: bytes = b""
+    solver: str = tree_division.WHOLE
 
 
 class _Search:
@@ -187,20 +212,20 @@ class _Search:
     @contextmanager
     def _rows(self, frame: DataFrame, fold: int | None) -> Iterator[_Rows]:
         """The rows of a fold, or of all, cached until the end of the context."""
-        lasts: list[Any] = [way.last for way in self._routes]
-        for last in lasts:
-            last._validate_params()
+        last: Any = self._routes[0].last
         if fold is None:
             fitted: Sequence[Transformer] = self._routes[0].prefix
             features = any_estimator.through(fitted, frame)
         else:
             features, fitted = any_estimator.features_of_fold(frame, self._folds, fold, self._routes[0])
         cell = Cells.of(self._folds).column.alias(CELL)
-        with any_estimator.cached(trees.inputs(lasts[0], features, cell)) as prepared:
+        with any_estimator.cached(trees.inputs(last, features, cell)) as prepared:
             # Reads all rows, in as many tasks as there are: those that train find them cached.
-            labels = _Labels(prepared.select(F.count_distinct("label")).collect())
+            counted = prepared.agg(F.count_distinct("label"), *tree_division.extent()).collect()
+            _, count, features = counted[0]
+            division = tree_division.of(frame.sparkSession, count, features or 0, self._parallelism)
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
-            yield _Rows(ordered, labels, fitted, fold is not None)
+            yield _Rows(ordered, _Labels(counted), fitted, fold is not None, division)
 
     def _trained(
         self,
@@ -222,28 +247,35 @@ class _Search:
                 requests.append(Request(number, fold, booster, part, matrix, state.model or None))
         if not requests:
             return {pair: states[pair] for pair in pairs}
-        spark = rows.frame.sparkSession
-        gpu = gpus.take(spark, "trees")
-        cells, classifies = Cells.of(self._folds), _classifies(lasts[0])
-        keep = self._keep_models or shares[1] < 1
-        training = Training(cells.trains, cells.validates, self._measure, classifies, rows.of_one_fold, keep, gpu)
-        schema = from_arrow_schema(ANSWER)
-
-        def answers(share: Sequence[Request]) -> list[Any]:
-            return rows.frame.coalesce(1).mapInArrow(partial(training.run, requests=share), schema).collect()
-
-        # A second task would hold all rows once more, on the same GPU.
-        dealt_out = dealt(requests, 1 if gpu else min(self._parallelism, len(requests)))
-        # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
-        with ThreadPool(len(dealt_out)) as pool:
-            found = pool.map(inheritable_thread_target(spark)(answers), dealt_out)
         advanced = {pair: states[pair] for pair in pairs}
-        for row in chain.from_iterable(found):
+        for row in self._answers(rows, requests, keep=self._keep_models or shares[1] < 1):
             pair = pairs[row["number"]]
             error = None if row["error"] is None else ModelError(row["error"])
             seconds = states[pair].seconds + row["seconds"]
-            advanced[pair] = _State(row["value"], seconds, row["rounds"], error, row["config"], row["model"])
+            advanced[pair] = _State(
+                row["value"], seconds, row["rounds"], error, row["config"], row["model"], row["solver"]
+            )
         return advanced
+
+    def _answers(self, rows: _Rows, requests: Sequence[Request], *, keep: bool) -> Iterator[dict[str, Any]]:
+        """A row of ANSWER for each model, with its `solver`: by tasks that hold all rows or by workers that hold a part."""
+        spark, division, cells = rows.frame.sparkSession, rows.division, Cells.of(self._folds)
+        classifies = _classifies(self._routes[0].last)
+        training = Training(cells.trains, cells.validates, self._measure, classifies, rows.of_one_fold, keep)
+        whole, answered = list(requests), list[dict[str, Any]]()
+        if not division.tasks:
+            parted = [request for request in requests if boosters.is_binned(request.booster)]
+            gpus.take(spark, "trees", divided=True)
+            try:
+                answered = list(data_parallel_trees.answers(rows.frame, division.features, parted, training))
+                whole = [request for request in requests if request not in parted]
+            except Unavailable as error:
+                log.warning(tree_division.NEVERTHELESS, division.reason, error)
+        yield from ({**answer, "solver": tree_division.DIVIDED} for answer in answered)
+        if whole:
+            training = replace(training, gpu=gpus.take(spark, "trees"))
+            for row in _of_tasks(rows.frame, whole, training, division.tasks or 1):
+                yield {**row.asDict(), "solver": tree_division.WHOLE}
 
     def _going_on(self, share: float, states: Mapping[tuple[int, int], _State]) -> set[int]:
         """Which of the routes go on; a point that failed in a fold, whose state is gone, does not."""
@@ -265,7 +297,21 @@ class _Search:
         if self._keep_models and state.error is None:
             model = partial(_made, way, state.config, state.model, fitted)
         value = None if state.error else state.value
-        return Fit(way.point, pair[1], value, state.seconds, SOLVER, state.error, model, rounds=state.rounds)
+        return Fit(way.point, pair[1], value, state.seconds, state.solver, state.error, model, rounds=state.rounds)
+
+
+def _of_tasks(frame: DataFrame, requests: Sequence[Request], training: Training, tasks: int) -> list[Row]:
+    """What tasks answer that hold all rows each, and train a share of the models."""
+    schema = from_arrow_schema(ANSWER)
+
+    def answers(share: Sequence[Request]) -> list[Row]:
+        return frame.coalesce(1).mapInArrow(partial(training.run, requests=share), schema).collect()
+
+    # A second task would hold all rows once more, on the same GPU.
+    dealt_out = dealt(requests, 1 if training.gpu else min(tasks, len(requests)))
+    # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
+    with ThreadPool(len(dealt_out)) as pool:
+        return list(chain.from_iterable(pool.map(inheritable_thread_target(frame.sparkSession)(answers), dealt_out)))
 
 
 def _rounds(rounds: Mapping[str, Any], share: float) -> int:

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from models import gpu_task
+from models import boosters, gpu_task
+from models.boosters import Request
 from models.exact.worker import devices
 from models.exact.worker.devices import Gpu
 from models.margins import Measure
@@ -39,35 +40,6 @@ ANSWER = pa.schema(
         ("model", pa.binary()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """One model to be trained.
-
-    Attributes:
-        number: which model, as the driver counts them.
-        fold: whose rows train and validate.
-        booster, rounds, matrix: arguments of `xgboost.train` and of the matrix, as `xgboost.spark` makes them of an estimator.
-        begun: the model as it was left, whose boosting goes on; None for a new one.
-    """
-
-    number: int
-    fold: int
-    booster: Mapping[str, Any]
-    rounds: Mapping[str, Any]
-    matrix: Mapping[str, Any]
-    begun: bytes | None = None
-
-    @property
-    def work(self) -> float:
-        """About how long it takes, in no unit."""
-        return float(self.rounds.get("num_boost_round", 10)) * max(int(self.booster.get("max_depth") or 6), 1)
-
-    @property
-    def bins(self) -> str:
-        """Equal for models that the same matrix serves."""
-        return repr((is_binned(self.booster), self.booster.get("max_bin"), sorted(self.matrix.items())))
 
 
 @dataclass(frozen=True)
@@ -115,21 +87,16 @@ class Training:
         started = time.monotonic()
         found: dict[str, Any] = {"value": None, "rounds": None, "error": None, "config": None, "model": None}
         try:
-            model = matrices.train(request)
+            model = boosters.train(request, matrices.trained, matrices.judged)
             found["rounds"] = model.num_boosted_rounds()
             valid = np.flatnonzero(self.validates[request.fold][cell])
-            said: Any = model.inplace_predict(
-                rows["values"][valid],
-                iteration_range=(0, best_rounds(model)),
-                predict_type="margin" if self.classifies else "value",
-                missing=request.matrix.get("missing", np.nan),
-            )
+            said: Any = boosters.said(model, rows["values"][valid], request, classifies=self.classifies)
             if self.gpu:
                 said = said.get()
             weight = rows["weight"][valid] if "weight" in rows else np.ones(len(valid))
             found["value"] = self.measure.value(said, rows["label"][valid], weight)
             if self.keep:
-                found |= kept(model)
+                found |= boosters.kept(model)
         except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
             found["error"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         whole = {"number": request.number, "seconds": time.monotonic() - started, **found}
@@ -186,56 +153,6 @@ class Matrices:
         if self.judged is not None:
             self.judged.set_weight(weight[self.aside])
 
-    def train(self, request: Request) -> Any:
-        """The booster of a request."""
-        import xgboost
-
-        rounds = dict(request.rounds)
-        if self.judged is not None:
-            rounds |= {"evals": [(self.judged, "validation")], "verbose_eval": False}
-        begun = None
-        if request.begun is not None:
-            begun = xgboost.Booster(dict(request.booster), model_file=bytearray(request.begun))
-        patience = rounds.pop("early_stopping_rounds", None)
-        if patience is not None:
-            if begun is not None and _without_better(begun) >= patience:
-                return begun
-            rounds["callbacks"] = [*(rounds.get("callbacks") or ()), _early_stopping(patience, begun)]
-        return xgboost.train(dict(request.booster), self.trained, **rounds, xgb_model=begun)
-
-
-def _early_stopping(patience: int, begun: Any | None) -> Any:
-    """XGBoost's early stopping, which goes on where it was with a model that has been begun."""
-    from xgboost.callback import EarlyStopping
-
-    if begun is None:
-        return EarlyStopping(patience)
-    # Now: training changes the model.
-    best_score, without_better = float(begun.attr("best_score")), _without_better(begun)
-
-    class GoesOn(EarlyStopping):
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            if not self.stopping_history:
-                (name, metrics), *_ = evals_log.items()
-                metric = list(metrics)[-1]
-                self.stopping_history = {name: {metric: []}}
-                self.best_scores = {name: {metric: [best_score]}}
-                self.current_rounds = without_better
-            return super().after_iteration(model, epoch, evals_log)
-
-    return GoesOn(patience)
-
-
-def _without_better(begun: Any) -> int:
-    """For how many rounds a model was not judged better than before."""
-    return int(begun.num_boosted_rounds()) - best_rounds(begun)
-
-
-def best_rounds(model: Any) -> int:
-    """Rounds of the model that predict: all, or those to the best one where it may have been stopped early."""
-    best = model.attr("best_iteration")
-    return int(model.num_boosted_rounds()) if best is None else int(best) + 1
-
 
 def _matrix(
     rows: Mapping[str, Any], request: Request, only: Array | None, *, weighted: bool, cuts: Any | None = None
@@ -245,10 +162,9 @@ def _matrix(
 
     names = ["values", "label"] + ["weight"] * (weighted and "weight" in rows)
     chosen = {name: rows[name] if only is None else rows[name][only] for name in names}
-    if not is_binned(request.booster):
+    if not boosters.is_binned(request.booster):
         return xgboost.DMatrix(chosen.pop("values"), **chosen, **request.matrix)
-    bins = {"max_bin": request.booster["max_bin"]} if "max_bin" in request.booster else {}
-    return xgboost.QuantileDMatrix(chosen.pop("values"), **chosen, **request.matrix, **bins, ref=cuts)
+    return xgboost.QuantileDMatrix(chosen.pop("values"), **chosen, **request.quantiles, ref=cuts)
 
 
 def moved(rows: dict[str, Any]) -> dict[str, str]:
@@ -262,17 +178,6 @@ def moved(rows: dict[str, Any]) -> dict[str, str]:
     gpu.require_room(rows["values"].nbytes)
     rows["values"] = gpu.there(rows["values"])
     return {"device": f"cuda:{number}"}
-
-
-def kept(model: Any) -> dict[str, Any]:
-    """A booster as columns of ANSWER; it says nothing of the GPU that it was trained on, for it must load where there is none."""
-    model.set_param({"device": "cpu"})
-    return {"config": model.save_config(), "model": bytes(model.save_raw("ubj"))}
-
-
-def is_binned(booster: Mapping[str, Any]) -> bool:
-    """Whether trees are grown on bins of the features."""
-    return booster.get("tree_method") in (None, "auto", "hist")
 
 
 def _array(batch: pa.RecordBatch, name: str) -> Array:

@@ -7,22 +7,27 @@ and the booster becomes the same stock `xgboost.spark` model. `tree_search` does
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyspark.ml import Estimator, Model
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import BooleanType
 
-from models import gpus, tree_task
+from models import boosters, data_parallel_trees, gpus, tree_division, tree_task
+from models.boosters import Request
+from models.exact.driver.barrier import Unavailable
 from models.exact.worker import devices
-from models.tree_task import ASIDE, ORDINAL, Matrices, Request
+from models.tree_task import ASIDE, CELL, ORDINAL, Matrices
 
 SOLVER = "xgboost, one task"
+log = logging.getLogger(__name__)
 _OTHER_INPUTS = ("base_margin_col", "qid_col", "features_cols", "enable_sparse_data_optim")
 
 
@@ -45,9 +50,16 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     """
     prepared = inputs(estimator, frame)
     booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
+    request = Request(0, 0, booster, rounds, matrix)
+    division = tree_division.of_inputs(prepared, 1, binned=is_binned(estimator))
+    gpu = gpus.take(frame.sparkSession, "trees", divided=not division.tasks)
+    if not division.tasks:
+        try:
+            return model_of(estimator, *_fit_together(prepared, division.features, request))
+        except Unavailable as error:
+            log.warning(tree_division.NEVERTHELESS, division.reason, error)
     ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id()).coalesce(1)
-    gpu = gpus.take(frame.sparkSession, "trees")
-    train = partial(_train, request=Request(0, 0, booster, rounds, matrix), gpu=gpu)
+    train = partial(_train, request=request, gpu=gpu)
     row = ordered.mapInArrow(train, "config string, model binary").collect()[0]
     return model_of(estimator, row["config"], row["model"])
 
@@ -63,6 +75,11 @@ def inputs(estimator: Any, frame: DataFrame, *more: Column) -> DataFrame:
     return prepared
 
 
+def is_binned(estimator: Any) -> bool:
+    """Whether its trees are grown on bins of the features."""
+    return boosters.is_binned({"tree_method": _value(estimator, "tree_method")})
+
+
 def model_of(estimator: Any, config: str, booster: bytes) -> Model:
     """The estimator's stock model of a booster."""
     trained = estimator._convert_to_sklearn_model(bytearray(booster), config)
@@ -72,13 +89,22 @@ def model_of(estimator: Any, config: str, booster: bytes) -> Model:
     return fitted
 
 
+def _fit_together(prepared: DataFrame, features: int, request: Request) -> tuple[str, bytes]:
+    """Configuration and booster of a model that workers train on a part of the rows each; nobody judges it."""
+    rows = prepared.withColumn(CELL, F.lit(0))
+    with data_parallel_trees.together(rows, features, classifies=False, of_one_fold=True) as workers:
+        found = workers.train(request, np.array([True]), np.array([False]))
+    return found.config, found.model
+
+
 def _train(batches: Iterator[pa.RecordBatch], *, request: Request, gpu: bool) -> Iterator[pa.RecordBatch]:
     """The task: all rows into one matrix, then the rounds of boosting."""
     with devices.let_go(gpu):
         rows = tree_task.columns(batches)
         if gpu:
             request = replace(request, booster={**request.booster, **tree_task.moved(rows)})
-        found = tree_task.kept(Matrices.of(rows, request, weighted=True).train(request))
+        matrices = Matrices.of(rows, request, weighted=True)
+        found = boosters.kept(boosters.train(request, matrices.trained, matrices.judged))
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in found.items()})
 
 

@@ -14,10 +14,11 @@ from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
-from models import any_estimator, exact_estimator, gpus, retuning, tree_search
+from models import any_estimator, exact_estimator, gpus, retuning, tree_division, tree_search, trees
 from models.exact.driver.statistics import Statistics
 from models.folds import Folds, with_hash_folds
 from models.grid_search import Path, Search, fit, path, tune
+from models.tree_division import Division
 from transforms.errors import ConfigError
 
 __all__ = ["CrossValidator", "CrossValidatorModel", "PlannedFit", "Search", "Statistics", "fit", "tune"]
@@ -200,9 +201,11 @@ class CrossValidator(stock.CrossValidator):
         size = _bytes_per_worker(dataset)
         planned = []
         too_wide: dict[Any, str | None] = {}
+        divisions: dict[Any, Division | None] = {}
         for point, extra in enumerate(self.getEstimatorParamMaps()):
             way = any_estimator.route(estimator, point, extra)
             taken, reason = path(way, evaluator, exact=self.getExact(), halving=self.getHalving())
+            division = None
             if taken is Path.EXACT:
                 features = way.keys, way.last.getFeaturesCol()  # type: ignore[union-attr]
                 if features not in too_wide:
@@ -210,14 +213,22 @@ class CrossValidator(stock.CrossValidator):
                 against = too_wide[features]
                 if against:
                     taken, reason = Path.GENERAL, against
+            if taken is Path.BOOSTED:
+                inputs = way.keys, *any_estimator.columns(way.last), trees.is_binned(way.last)
+                if inputs not in divisions:
+                    divisions[inputs] = tree_search.division(way, dataset, self.getParallelism())
+                division = divisions[inputs]
+                if division:
+                    reason = division.reason
             solver = {
                 Path.EXACT: exact_estimator.solver(way),
-                Path.BOOSTED: tree_search.SOLVER,
+                Path.BOOSTED: division.solver if division else tree_division.WHOLE,
                 Path.GENERAL: way.solver,
             }[taken]
             passes = exact_estimator.passes(way, evaluator) if taken is Path.EXACT else None
             parameters = {param.name: value for param, value in extra.items()}
-            planned.append(PlannedFit(point, parameters, solver, reason, passes, size, _device(dataset, taken, passes)))
+            device = _device(dataset, taken, passes, divided=solver == tree_division.DIVIDED)
+            planned.append(PlannedFit(point, parameters, solver, reason, passes, size, device))
         return tuple(planned)
 
     def statistics(self, dataset: DataFrame) -> Statistics:
@@ -339,10 +350,11 @@ class CrossValidatorReader(stock.CrossValidatorReader):
         return loaded
 
 
-def _device(dataset: DataFrame, taken: Path, passes: int | None) -> str:
+def _device(dataset: DataFrame, taken: Path, passes: int | None, *, divided: bool) -> str:
     if taken is Path.GENERAL:
         return "CPU: the estimator fits itself"
-    return str(gpus.choose(dataset.sparkSession, "arrays" if taken is Path.EXACT else "trees", passes=passes))
+    stage: gpus.Stage = "arrays" if taken is Path.EXACT else "trees"
+    return str(gpus.choose(dataset.sparkSession, stage, passes=passes, divided=divided))
 
 
 def _bytes_per_worker(dataset: DataFrame) -> int:

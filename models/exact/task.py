@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Limits:
         spill: whether rows beyond the memory may lie in files of `spark.local.dir`.
         memory: bytes of rows that a task may hold; None to find out on the executor.
         gpu: whether the rows lie on a GPU.
+        missing: whether values of `dense` may be missing.
     """
 
     levels: tuple[int, ...] = ()
@@ -41,6 +42,7 @@ class Limits:
     spill: bool = True
     memory: int | None = None
     gpu: bool = False
+    missing: bool = False
 
 
 def serve(batches: Iterator[pa.RecordBatch], *, address: peer.Address, limits: Limits) -> Iterator[pa.RecordBatch]:
@@ -86,4 +88,6 @@ def _device(limits: Limits) -> Device:
 def _load(batches: Iterator[pa.RecordBatch], number: int, limits: Limits) -> Blocks:
     folders = os.environ.get("SPARK_LOCAL_DIRS", tempfile.gettempdir()).split(",")
     budget = memory.budget(limits.neighbours) if limits.memory is None else limits.memory
-    return load(batches, limits.levels, budget if limits.spill else None, folders[number % len(folders)])
+    folder = folders[number % len(folders)]
+    blocks = load(batches, limits.levels, budget if limits.spill else None, folder, missing=limits.missing)
+    return replace(blocks, worker=number)

@@ -26,9 +26,9 @@ from sklearn import metrics
 from xgboost.spark import SparkXGBClassifier, SparkXGBRanker, SparkXGBRegressor
 
 from models import any_estimator, tree_search, trees
+from models.boosters import Request
 from models.folds import Folds, canonical
 from models.halving import Halving
-from models.tree_task import Request
 from models.tuning import CrossValidator
 from transforms.errors import ConfigError
 
@@ -292,6 +292,21 @@ def test_a_point_that_fails_leaves_the_others(rows: DataFrame) -> None:
 
 
 @pytest.mark.slow
+def test_a_point_that_the_estimator_refuses_is_its_own_failure(rows: DataFrame) -> None:
+    """The other points are trained."""
+    last = SparkXGBClassifier(label_col="two", **COMMON)
+    judge = BinaryClassificationEvaluator(labelCol="two", numBins=0)
+
+    ours = found(rows, Folds(FOLDS, "fold"), last, [{last.objective: "no such"}, {}], judge)
+
+    errors = {pair: str(fit.error) for pair, fit in ours.items() if fit.error is not None}
+    assert errors == {
+        (0, k): "Setting custom 'objective' param is not allowed in 'SparkXGBClassifier'." for k in range(3)
+    }
+    assert len(ours) == 6
+
+
+@pytest.mark.slow
 def test_the_drop_in_takes_it(rows: DataFrame, tmp_path: Path) -> None:
     """`plan` names it, the winner is fitted on all rows and loads as a stock model."""
     last = SparkXGBClassifier(features_col="all", label_col="two", **COMMON)
@@ -301,7 +316,7 @@ def test_the_drop_in_takes_it(rows: DataFrame, tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert [(each.solver, each.reason) for each in validator.plan(rows)] == [
-        ("xgboost, shared matrix", "all folds and grid points share the binned rows, and tasks share out the models")
+        ("xgboost, shared matrix", "all folds and grid points share the binned rows")
     ] * 2
     model = validator.fit(rows)
     model.bestModel.write().save(str(tmp_path / "model"))

@@ -67,20 +67,25 @@ class BarrierPasses:
             ModelError: a kernel failed, or workers died again and again.
             Unavailable: workers died and did not come back, or Spark failed to compute their rows.
         """
+        return self.run_together(kernel, lambda _: request)
+
+    def run_together(self, kernel: str, request: Callable[[int], Mapping[str, Any]]) -> list[Reply]:
+        """As `run`, of a request that is made for each attempt, for so many workers: what they do together they begin together."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 if self._stage is None:
                     self._stage = self._start()
                     for setting in self.settings:
                         self._ask(self._stage, *setting)
-                replies = self._ask(self._stage, kernel, request)
+                asked = request(self._stage.rendezvous.count)
+                replies = self._ask(self._stage, kernel, asked)
             except Lost as error:
                 log.warning("Attempt %d of pass '%s' failed: %s.", attempt, kernel, error)
                 self.close()
                 lost = error
                 continue
             if kernel.startswith("set_"):
-                self.settings.append((kernel, request))
+                self.settings.append((kernel, asked))
             return replies
         raise ModelError(
             f"Workers died in each of {ATTEMPTS} attempts of pass '{kernel}': {lost}. A killed worker most often lacks memory: give"

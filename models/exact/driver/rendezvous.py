@@ -52,6 +52,11 @@ class Rendezvous:
         self._strangers: dict[socket.socket, tuple[float, bytearray]] = {}
         self._peers: dict[int, tuple[Worker, socket.socket]] = {}
 
+    @property
+    def count(self) -> int:
+        """Workers that are connected."""
+        return len(self._peers)
+
     def gather(self, seconds: float, coming: Callable[[], bool]) -> None:
         """Wait until all workers are connected.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 from py4j.java_gateway import JavaObject
 from pyspark.ml.functions import vector_to_array
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.storagelevel import StorageLevel
 
@@ -72,16 +73,10 @@ class Workers:
         if not several and reply <= LARGE_REPLY:
             self._passes = JobPasses(_few(rows, self._most), limits, persist=False)
             return
-        reason = _obstacle(rows)
-        if reason is None:
-            try:
-                self._passes = BarrierPasses(
-                    partial(_fitted, rows, self._most), limits, connect_seconds=connect_seconds
-                )
-                return
-            except Unavailable as error:
-                reason = str(error)
-        self._passes = self._jobs(reason)
+        try:
+            self._passes = waiting(rows, limits, most=self._most, connect_seconds=connect_seconds)
+        except Unavailable as error:
+            self._passes = self._jobs(str(error))
 
     def run(self, kernel: str, request: Mapping[str, Any]) -> list[Reply]:
         """As `Passes.run`."""
@@ -108,6 +103,20 @@ class Workers:
             log.warning("Each pass over the data is a Spark job of its own, which is slower, because %s.", reason)
         settings = before.settings if before else ()
         return JobPasses(_few(self._rows, self._most), self._limits, persist=self._several, settings=settings)
+
+
+def waiting(
+    rows: DataFrame, limits: Limits, *, most: int = sys.maxsize, connect_seconds: float = CONNECT_SECONDS
+) -> BarrierPasses:
+    """Workers that wait between passes, as many as can run at once and no more than `most`.
+
+    Raises:
+        Unavailable: there can be none.
+    """
+    reason = _obstacle(rows)
+    if reason is not None:
+        raise Unavailable(reason)
+    return BarrierPasses(partial(_fitted, rows, most), limits, connect_seconds=connect_seconds)
 
 
 def open_passes(
@@ -143,20 +152,25 @@ def open_passes(
     conf = frame.sparkSession.sparkContext.getConf()
     spill = conf.get("spark.io.encryption.enabled", "false") != "true"
     gpu = gpus.take(frame.sparkSession, "arrays", passes=None if several else 1)
-    limits = Limits(design.levels, max(1, _slots(frame) // _executors(frame)), spill, memory, gpu)
+    limits = Limits(design.levels, neighbours(frame.sparkSession), spill, memory, gpu)
     return Workers(rows, limits, several=several, reply=reply, connect_seconds=connect_seconds)
+
+
+def neighbours(spark: SparkSession) -> int:
+    """Tasks that may run beside each other in one executor."""
+    return max(1, _slots(spark) // _executors(spark))
 
 
 def _obstacle(rows: DataFrame) -> str | None:
     """Why there can be no barrier stage, known before it is tried."""
-    context = _context(rows)
+    context = _context(rows.sparkSession)
     if rows.sparkSession._jvm.org.apache.spark.util.Utils.isDynamicAllocationEnabled(context.conf()):  # type: ignore[union-attr]
         return "dynamic allocation is on (spark.dynamicAllocation.enabled), under which Spark refuses barrier stages"
     conf = rows.sparkSession.sparkContext.getConf()
     for name in ENCRYPTION:
         if conf.get(name, "false") == "true":
             return f"{name} is on, and the connections of waiting workers are not encrypted"
-    if _slots(rows) < 1:
+    if _slots(rows.sparkSession) < 1:
         return "no executor has spark.task.cpus cores free for a task"
     return None
 
@@ -166,14 +180,14 @@ def _fitted(rows: DataFrame, most: int) -> DataFrame:
 
     A stage cannot coalesce before a barrier (SPARK-24820), hence the shuffle; ids need no sort as round robin does.
     """
-    slots, count = min(most, max(1, _slots(rows))), _partitions(rows)
+    slots, count = min(most, max(1, _slots(rows.sparkSession))), _partitions(rows)
     if count is not None and count <= slots:
         return rows
     return rows.repartitionById(slots, F.pmod(F.monotonically_increasing_id(), F.lit(slots)).cast("int"))
 
 
 def _few(rows: DataFrame, most: int) -> DataFrame:
-    slots = max(_slots(rows), rows.sparkSession.sparkContext.defaultParallelism)
+    slots = max(_slots(rows.sparkSession), rows.sparkSession.sparkContext.defaultParallelism)
     return rows.coalesce(min(most, REPLIES_PER_SLOT * slots))
 
 
@@ -185,16 +199,16 @@ def _partitions(rows: DataFrame) -> int | None:
     return int(execution.toRdd().getNumPartitions())
 
 
-def _slots(rows: DataFrame) -> int:
+def _slots(spark: SparkSession) -> int:
     """Tasks that can run at once, as Spark counts them for barrier stages."""
-    context = _context(rows)
+    context = _context(spark)
     return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
 
-def _executors(rows: DataFrame) -> int:
+def _executors(spark: SparkSession) -> int:
     """In local mode the driver is the only one."""
-    return max(1, int(_context(rows).getExecutorMemoryStatus().size()) - 1)
+    return max(1, int(_context(spark).getExecutorMemoryStatus().size()) - 1)
 
 
-def _context(rows: DataFrame) -> JavaObject:
-    return rows.sparkSession.sparkContext._jsc.sc()
+def _context(spark: SparkSession) -> JavaObject:
+    return spark.sparkContext._jsc.sc()

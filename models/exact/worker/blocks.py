@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Array = Any  # of any array namespace: NumPy, CuPy, array-api-strict
@@ -34,7 +34,11 @@ class Blocks:
 
     Attributes:
         levels: number of levels of each categorical column. The raw design has Q = q + sum(levels) columns.
+        worker: number of the worker.
+        made: what a kernel made of the rows and will need again.
     """
 
     cells: Sequence[Cell]
     levels: tuple[int, ...] = ()
+    worker: int = 0
+    made: dict[str, Any] = field(default_factory=dict)

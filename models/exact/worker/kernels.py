@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from models.exact.worker.areas import scores
+from models.exact.worker.boosting import boost
 from models.exact.worker.classification import binomial_confusion, multinomial_confusion
 from models.exact.worker.counts import count, count_classes
 from models.exact.worker.errors import prediction_errors
@@ -15,6 +16,7 @@ from models.exact.worker.softmax import softmax_curvature, softmax_gradient
 
 KERNELS: Mapping[str, Callable[..., Any]] = {
     "binomial_confusion": binomial_confusion,
+    "boost": boost,
     "count": count,
     "count_classes": count_classes,
     "logistic_curvature": logistic_curvature,

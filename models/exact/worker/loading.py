@@ -36,19 +36,27 @@ class Batch(NamedTuple):
     columns: dict[str, Array]
 
 
-def load(batches: Iterable[pa.RecordBatch], levels: tuple[int, ...], memory: int | None, folder: str) -> Blocks:
+def load(
+    batches: Iterable[pa.RecordBatch],
+    levels: tuple[int, ...],
+    memory: int | None,
+    folder: str,
+    *,
+    missing: bool = False,
+) -> Blocks:
     """All rows of a partition.
 
     Args:
         levels: number of levels of each column of `codes`.
         memory: bytes of rows that may be held; None for any number.
         folder: where rows beyond them go. Their files have no name once they are mapped: they vanish with the last array.
+        missing: whether values of `dense` may be missing: NaN stands for them.
 
     Raises:
         ModelError: a value is missing, rows differ in length, the folder is full, or its files are more than may be mapped.
         InputFailed: Spark failed to compute the rows.
     """
-    reader = _Reader(len(levels))
+    reader = _Reader(len(levels), missing)
     held: list[Batch] = []
     size = 0
     with ExitStack() as stack:
@@ -80,7 +88,8 @@ def _watched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 class _Reader:
     """Arrow batches to arrays; counts what is missing in all of them, so that one error tells it all."""
 
-    def __init__(self, groups: int) -> None:
+    def __init__(self, groups: int, may_miss: bool) -> None:
+        self._may_miss = may_miss
         self.lengths: dict[str, int | None] = {"dense": None, "codes": groups}
         self.missing: dict[str, Array] = {}
 
@@ -123,6 +132,8 @@ class _Reader:
     def _checked(self, name: str, column: pa.Array, shape: tuple[int, int]) -> Array:
         """The elements as a matrix, without copying; what is missing is counted by column."""
         matrix = _values(column).reshape(shape)
+        if self._may_miss and name == "dense":
+            return matrix
         # One sum tells whether any is missing: NaN passes through it (and infinities may make one: look closer).
         with np.errstate(invalid="ignore", over="ignore"):
             suspicious = column.null_count or (matrix.dtype.kind == "f" and np.isnan(matrix.sum()))

@@ -447,7 +447,7 @@ from tests.models.exact.standalone import session
 logging.basicConfig(level=logging.WARNING)
 master, root, folder = sys.argv[1:]
 spark = session(master, root)
-found = {"slots": spark.range(2).count() and ways._slots(spark.range(1))}
+found = {"slots": spark.range(2).count() and ways._slots(spark)}
 for who in ("worker", "executor"):
     (t.Path(folder) / who).mkdir()
     with t.opened(t.frame(spark, 5)) as workers:

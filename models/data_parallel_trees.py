@@ -1,0 +1,161 @@
+"""Boosted trees of rows that no single worker has room for: workers that wait hold a part of the rows each, and all train each model together,
+by XGBoost's own collective. Its tracker runs here, on the driver; Spark's barrier calls take about a second each and are not used.
+
+The trees are those of one worker but for the places of the cuts, whose quantiles are merged, and for the last digits of sums. A metric of XGBoost
+that is no sum over rows, such as the area that tells when to stop, is the mean of the workers' own, as in `xgboost.spark`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from models.boosters import Request
+from models.exact.driver import workers
+from models.exact.driver.barrier import BarrierPasses
+from models.exact.task import Limits
+from models.tree_task import ANSWER, ASIDE, CELL, Training
+from transforms.errors import ModelError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and what it says.
+
+    Attributes:
+        said, label, weight: of the rows that validate, as `margins.Measure` takes them; empty where there are none.
+        config, model: of the booster.
+    """
+
+    said: Array
+    label: Array
+    weight: Array
+    rounds: int
+    config: str
+    model: bytes
+
+
+class Together:
+    """Workers that hold the rows and wait.
+
+    Args:
+        features: of a row.
+        classifies: whether predictions are margins of classes.
+        of_one_fold: whether all models train on the same rows.
+    """
+
+    def __init__(
+        self, passes: BarrierPasses, features: int, *, aside: bool, classifies: bool, of_one_fold: bool, host: str
+    ) -> None:
+        self._passes, self._host = passes, host
+        self._settings = {
+            "features": features, "aside": aside, "classifies": classifies, "of_one_fold": of_one_fold,
+        }  # fmt: skip
+
+    def train(self, request: Request, trains: Array, validates: Array) -> Trained:
+        """One model.
+
+        Args:
+            trains, validates: (C), whether the rows of a cell do.
+
+        Raises:
+            ModelError: XGBoost refused, or workers died again and again.
+        """
+        meeting = _Meeting(self._host)
+        fixed = {**self._settings, "request": request, "trains": trains, "validates": validates}
+        try:
+            replies = self._passes.run_together("boost", lambda count: {**fixed, "group": meeting.of(count)})
+        finally:
+            meeting.end()
+        said = [reply["said"] for reply in replies if reply["said"] is not None]
+        label, weight = (np.concatenate([reply[name] for reply in replies]) for name in ("label", "weight"))
+        first = next(reply for reply in replies if "model" in reply)
+        whole = np.concatenate(said) if said else np.empty(0)
+        return Trained(whole, label, weight, first["rounds"], first["config"], first["model"])
+
+
+@contextmanager
+def together(rows: DataFrame, features: int, *, classifies: bool, of_one_fold: bool) -> Iterator[Together]:
+    """Workers over rows of `trees.inputs` with a column CELL, let go at the end.
+
+    Raises:
+        Unavailable: there can be none.
+    """
+    spark = rows.sparkSession
+    aside = ASIDE in rows.columns
+    loaded = rows.select(
+        (F.col(CELL) * 2 + F.col(ASIDE).cast("int") if aside else F.col(CELL) * 2).cast("int").alias("cell"),
+        F.col("values").cast("array<double>").alias("dense"),
+        F.array().cast("array<int>").alias("codes"),
+        F.col("label").cast("double").alias("label"),
+        (F.col("weight") if "weight" in rows.columns else F.lit(1.0)).cast("double").alias("weight"),
+    )
+    passes = workers.waiting(loaded, Limits(neighbours=workers.neighbours(spark), missing=True))
+    host = spark.sparkContext.getConf().get("spark.driver.host") or "localhost"
+    try:
+        yield Together(passes, features, aside=aside, classifies=classifies, of_one_fold=of_one_fold, host=host)
+    finally:
+        passes.close()
+
+
+def answers(
+    rows: DataFrame, features: int, requests: Iterable[Request], training: Training
+) -> Iterator[dict[str, Any]]:
+    """What tasks with all rows would answer, a row of `tree_task.ANSWER` for each model; those of equal bins come one after the other.
+
+    Raises:
+        Unavailable: there are no workers that wait.
+    """
+    kinds = {"classifies": training.classifies, "of_one_fold": training.of_one_fold}
+    with together(rows, features, **kinds) as workers:
+        for request in sorted(requests, key=lambda request: request.bins):
+            started = time.monotonic()
+            found: dict[str, Any] = dict.fromkeys(ANSWER.names)
+            try:
+                made = workers.train(request, training.trains[request.fold], training.validates[request.fold])
+                found["rounds"] = made.rounds
+                found["value"] = training.measure.value(made.said, made.label, made.weight)
+                if training.keep:
+                    found |= {"config": made.config, "model": made.model}
+            except ModelError as error:
+                found["error"] = str(error)
+            yield {**found, "number": request.number, "seconds": time.monotonic() - started}
+
+
+class _Meeting:
+    """XGBoost's tracker of one model's workers; another takes its place when workers died and others come."""
+
+    def __init__(self, host: str) -> None:
+        # XGBoost takes addresses only.
+        self._address = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]
+        self._tracker: Any = None
+
+    def of(self, count: int) -> Mapping[str, Any]:
+        """What `count` workers need to know to meet."""
+        from xgboost.tracker import RabitTracker
+
+        self.end()
+        self._tracker = RabitTracker(n_workers=count, host_ip=str(self._address), sortby="task")
+        self._tracker.start()
+        found: Mapping[str, Any] = self._tracker.worker_args()
+        return found
+
+    def end(self) -> None:
+        """Let the tracker go, whether or not its workers have parted."""
+        if self._tracker is None:
+            return
+        # It complains of the workers that it has waited for in vain.
+        with suppress(ValueError):
+            self._tracker.free()
+        self._tracker = None
