@@ -256,12 +256,14 @@ SMALLER_IS_BETTER = frozenset({"rmse", "mae", "mse", "log_loss", "brier"})
 class Train(Spec):
     """The search: points of every candidate, judged by the mean of `metric` over the folds. `auto` chooses candidates by the data.
 
-    `every` is the least time between run dates that `millrace run` trains on; None: it trains whenever there is new input.
+    `stack` has a linear model learn from what the best points of all candidates say: one candidate more. `every` is the least time between run
+    dates that `millrace run` trains on; None: it trains whenever there is new input.
     """
 
     metric: str
     candidates: Candidates
     search: Search = Search()
+    stack: bool = False
     every: Duration | None = None
     impute: Literal["mean", "median"] = "mean"
     seed: int = 0
@@ -275,6 +277,17 @@ class Train(Spec):
     def draws(self) -> bool:
         """Whether points are drawn from a space."""
         return self.candidates == "auto" or any(each.space for each in self.named.values())
+
+    @model_validator(mode="after")
+    def _stacks_something(self) -> Train:
+        if self.stack and self.candidates != "auto":
+            if len(self.named) < 2:
+                raise ValueError(
+                    "`stack` learns from several candidates, and there is one: give it others, or remove it"
+                )
+            if "stack" in self.named:
+                raise ValueError("with `stack` no candidate can be named so, for trials go by names: rename it")
+        return self
 
     @model_validator(mode="after")
     def _searches_something(self) -> Train:

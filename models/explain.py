@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ class Importances:
 
 def importances(model: PipelineModel, rows: DataFrame) -> Importances:
     """Shares by raw column.
+
+    A stack: a member weighs the sum of its slots, which its own shares divide.
 
     Linear models: a slot of the assembled vector weighs |coefficient| * standard deviation of the slot over `rows` (the change of
     the linear predictor for a typical change of the slot); of several classes, the mean over the classes. MLlib's trees:
@@ -55,7 +57,21 @@ def importances(model: PipelineModel, rows: DataFrame) -> Importances:
     total = sum(sums.values())
     if not total > 0:
         return Importances(reason="No column has any weight: the model predicts the same for every row.")
-    return Importances({name: weight / total for name, weight in sums.items()})
+    shares = {name: weight / total for name, weight in sums.items()}
+    members = [stage for stage in model.stages if isinstance(stage, PipelineModel)]
+    return _of_stack(members, shares, rows) if members else Importances(shares)
+
+
+def _of_stack(members: Sequence[PipelineModel], weights: Mapping[str, float], rows: DataFrame) -> Importances:
+    """Shares by raw column of members in the order of their weights."""
+    shares: dict[str, float] = {}
+    for member, (name, weight) in zip(members, weights.items(), strict=True):
+        found = importances(member, rows)
+        if found.reason:
+            return Importances(reason=f"Member '{name}' of the stack: {found.reason}")
+        for raw, share in found.shares.items():
+            shares[raw] = shares.get(raw, 0.0) + weight * share
+    return Importances(shares)
 
 
 def _slot_weights(predictor: Transformer, prepared: DataFrame) -> Doubles | None:

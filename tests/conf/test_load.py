@@ -179,6 +179,17 @@ class TestSettings:
             " remove it."
         ]
 
+    def test_a_stack_of_nothing_is_refused(self, shop: Path) -> None:
+        """Of one candidate, and beside one of its name."""
+        several = "train.candidates={stack: {estimator: boosted_trees}, other: {estimator: random_forest}}"
+        assert problems(settings=["train.stack=true"]) == [
+            "shop.yaml:49: train: `stack` learns from several candidates, and there is one: give it others, or remove it."
+        ]
+        assert problems(settings=["train.stack=true", several]) == [
+            "shop.yaml:49: train: with `stack` no candidate can be named so, for trials go by names: rename it."
+        ]
+        assert load(shop, settings=["train.stack=true", "train.candidates=auto"]).pipeline.train.stack
+
     def test_candidates_that_the_data_choose(self, shop: Path) -> None:
         """With a budget or without; no other word stands for them."""
         for words in (["train.candidates=auto"], ["train.candidates=auto", "train.search={trials: 5}"]):

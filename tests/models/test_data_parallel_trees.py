@@ -101,11 +101,21 @@ CASES = [
     (SparkXGBRegressor, "number", {"weight_col": "weight"}, RegressionEvaluator, {"metricName": "mae"}),
 ]  # fmt: skip
 IDS = ["classes", "stopping early", "three classes, weighted", "numbers, weighted"]
+SHORT = {
+    ("stopping early", False),
+    ("three classes, weighted", False),
+    ("numbers, weighted", True),
+}  # the rest for the system's tests
+VARIANTS = [
+    pytest.param(
+        *case, by_fold, id=f"{name}, {'a matrix a fold' if by_fold else 'one matrix'}",
+        marks=pytest.mark.slow if (name, by_fold) in SHORT else pytest.mark.system,
+    )
+    for name, case in zip(IDS, CASES, strict=True) for by_fold in (False, True)
+]  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("by_fold", [False, True], ids=["one matrix", "a matrix a fold"])
-@pytest.mark.parametrize(("kind", "label", "settings", "judge", "metric"), CASES, ids=IDS)
+@pytest.mark.parametrize(("kind", "label", "settings", "judge", "metric", "by_fold"), VARIANTS)
 def test_the_models_are_those_of_one_worker(
     rows: DataFrame,
     kind: Any,
@@ -113,7 +123,6 @@ def test_the_models_are_those_of_one_worker(
     settings: dict[str, Any],
     judge: Any,
     metric: dict[str, Any],
-    *,
     by_fold: bool,
     request: pytest.FixtureRequest,
 ) -> None:
