@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 
 from conf.schema import Environment
+from jobs import rapids
 from jobs.doctor import Check, installed, is_local
 
 # CUDA 13, which CuPy of the extra `gpu` is built for, needs this branch of the driver.
@@ -14,12 +15,14 @@ DRIVER = 580
 # Rows of a search have to fit beside CUDA's own half GiB for each worker.
 FREE_SHARE = 0.5
 SECONDS = 30
+# Of a GPU's memory, for Spark SQL; Python workers have the rest.
+SQL_SHARE, MOST_FOR_SQL = "spark.rapids.memory.gpu.maxAllocFraction", 0.6
 SLOTS = "spark.task.resource.gpu.amount"
 
 
 def checks(environment: Environment) -> list[Check]:
     """Every check, in the order in which problems are best mended."""
-    return [*_cards(), *_packages(), _switch(environment), *_spark(environment)]
+    return [*_cards(), *_packages(), _switch(environment), _sql(environment), *_spark(environment)]
 
 
 def _cards() -> Iterator[Check]:
@@ -85,6 +88,19 @@ def _switch(environment: Environment) -> Check:
     if environment.gpu == "never":
         return Check("gpu", "never", "Nothing uses a GPU: set `gpu` in the environment to auto or require.")
     return Check("gpu", environment.gpu)
+
+
+def _sql(environment: Environment) -> Check:
+    """Whether Spark SQL runs on GPUs, and leaves room for training."""
+    if not rapids.is_asked(environment):
+        return Check("Spark SQL", f"on processors: {rapids.PLUGINS} does not name NVIDIA's plugin")
+    share = float(environment.spark.get(SQL_SHARE, "1"))
+    found = f"NVIDIA's plugin may take {share:.0%} of a GPU's memory"
+    if share <= MOST_FOR_SQL:
+        return Check("Spark SQL", found)
+    return Check(
+        "Spark SQL", found, f"Expected {MOST_FOR_SQL:.0%} at most, so that training has the rest: set {SQL_SHARE}."
+    )
 
 
 def _spark(environment: Environment) -> Iterator[Check]:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from conf import secrets
 from conf.schema import Environment
-from jobs import class_archive, jars, sizes
+from jobs import class_archive, jars, rapids, sizes
 from models import gpus
 from transforms.errors import ConfigError
 
@@ -81,6 +81,8 @@ def build(environment: Environment, *, app: str) -> SparkSession:
         running.conf.set(gpus.SETTING, environment.gpu)
         gpus.require(running)
         return _checked(running, environment)
+    master = environment.master if not submitted else _given().get("spark.master", environment.master)
+    environment = rapids.decided(environment, is_local=_is_local(master))
     builder = SparkSession.builder.appName(app)
     for name, value in settings(environment, given=_given() if submitted else None).items():
         builder = builder.config(name, value)
@@ -115,7 +117,11 @@ def settings(environment: Environment, *, given: Mapping[str, str] | None = None
         DELTA,
     ]
     if given is None:
-        locked = (str(path) for group in _jar_groups(environment) for path in jars.ensure(group))
+        locked = [str(path) for group in _jar_groups(environment) for path in jars.ensure(group)]
+        if rapids.is_asked(environment):
+            locked.append(str(rapids.ensure()))
+            # It is looked for before Spark adds jars.
+            chosen[rapids.CLASS_PATH] = os.pathsep.join(filter(None, [chosen.get(rapids.CLASS_PATH), locked[-1]]))
         files = [environment.spark.get("spark.jars", ""), *locked]
         chosen |= {
             "spark.master": master,

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from conf.load import load
 from conf.schema import Environment, Evaluate, Pipeline
-from jobs import runtime, session
+from jobs import rapids, runtime, session
 from jobs.doctor import is_local
-from jobs.gpu_plan import explained, operators, page, plugin, stored
+from jobs.gpu_plan import explained, operators, page, stored
 from jobs.gpu_plan.page import Stage
 from jobs.lake import Lake
 from jobs.progress import for_console, print_problems
@@ -76,15 +76,12 @@ def watched(environment: Environment, folder: Path) -> Environment:
             f"gpu-plan: expected a local master, found {environment.master} in environment {environment.name}. Whether a GPU can run an"
             " operator does not depend on the machines: use a local environment and a part of the raw files."
         )
-    jar = plugin.ensure()
     logging = folder / "log4j2.properties"
     logging.write_text(session.LOG4J.read_text() + _APPENDER.format(file=folder / SAID))
     spark = {
-        "spark.plugins": "com.nvidia.spark.SQLPlugin",
-        "spark.rapids.sql.mode": "explainOnly",
+        rapids.PLUGINS: rapids.PLUGIN,
+        rapids.MODE: rapids.EXPLAINS,
         "spark.rapids.sql.explain": "ALL",
-        "spark.jars": str(jar),
-        "spark.driver.extraClassPath": str(jar),
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={logging.as_uri()}",
         # Plans that change while they run are explained in pieces, and what the pieces do to each other is not.
         "spark.sql.adaptive.enabled": "false",

@@ -142,14 +142,14 @@ def compare(
     for name, side in (("peer", peer), ("ours", ours)):
         side(frame).write.parquet(str(stored[name]))
     spark = frame.sparkSession
-    difference = _difference(*(spark.read.parquet(str(stored[name])) for name in ("ours", "peer")), frame.columns)
+    apart = difference(*(spark.read.parquet(str(stored[name])) for name in ("ours", "peer")), frame.columns)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
     for _ in range(max(rounds, 1)):
         for name, side in (("ours", ours), ("peer", peer)):
             paired.rest()
             times[name].append(_seconds(side(frame)))
     ours_s, peer_s = (statistics.median(times[name]) for name in ("ours", "peer"))
-    return Comparison(frame.count(), round(ours_s, 2), round(peer_s, 2), round(peer_s / ours_s, 1), difference)
+    return Comparison(frame.count(), round(ours_s, 2), round(peer_s, 2), round(peer_s / ours_s, 1), apart)
 
 
 def _seconds(frame: DataFrame) -> float:
@@ -159,7 +159,7 @@ def _seconds(frame: DataFrame) -> float:
     return time.perf_counter() - start
 
 
-def _difference(ours: DataFrame, peer: DataFrame, identity: list[str]) -> float:
+def difference(ours: DataFrame, peer: DataFrame, identity: list[str]) -> float:
     """Largest relative difference of the values of any row; infinite if rows or nulls differ."""
     values = [name for name in peer.columns if name not in identity]
     both = ours.alias("ours").join(peer.alias("peer"), "id", "full")

@@ -28,6 +28,7 @@ PACKAGES = [
         " worker.",
     ),
 ]  # fmt: skip
+PROCESSORS = Check("Spark SQL", "on processors: spark.plugins does not name NVIDIA's plugin")
 
 
 def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, cards: str, processes: str = "") -> None:
@@ -49,6 +50,7 @@ def test_without_a_driver_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest
         ),
         *PACKAGES,
         Check("gpu", "never", "Nothing uses a GPU: set `gpu` in the environment to auto or require."),
+        PROCESSORS,
     ]
 
 
@@ -79,6 +81,7 @@ def test_each_card_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ),
         *PACKAGES,
         Check("gpu", "require"),
+        PROCESSORS,
     ]
 
 
@@ -109,6 +112,23 @@ def test_memory_that_is_not_told_is_no_traceback(tmp_path: Path, monkeypatch: py
     assert gpu_doctor.checks(Environment(gpu="auto"))[0] == Check(
         "GPU", "0: NVIDIA GB10, 0 of 0 GiB free, driver 580.95"
     )
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        ({}, Check("Spark SQL", "NVIDIA's plugin may take 100% of a GPU's memory", "Expected 60% at most, so that training has the rest: set"
+            " spark.rapids.memory.gpu.maxAllocFraction.")),
+        ({"spark.rapids.memory.gpu.maxAllocFraction": "0.5"}, Check("Spark SQL", "NVIDIA's plugin may take 50% of a GPU's memory")),
+    ],
+)  # fmt: skip
+def test_spark_sql_is_to_leave_room(
+    share: dict[str, str], expected: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For CuPy and XGBoost on the same GPU."""
+    machine(tmp_path, monkeypatch, "0, NVIDIA H200, 580.159.04, 143771, 142000\\n")
+    spark = {"spark.plugins": "com.nvidia.spark.SQLPlugin", **share}
+    assert gpu_doctor.checks(Environment(gpu="auto", spark=spark))[-1] == expected
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ import yaml
 from click.testing import CliRunner
 
 from jobs.cli import cli
-from jobs.gpu_plan import operators, page, plugin
+from jobs.gpu_plan import operators, page
 from jobs.gpu_plan.explained import PYTHON, Explained, parse
 from jobs.gpu_plan.operators import Operator
-from transforms.errors import ConfigError
 
 SAID = """
 1795713340543
@@ -164,29 +162,6 @@ def test_a_cluster_is_refused(tmp_path: Path) -> None:
         "gpu-plan: expected a local master, found yarn in environment far. Whether a GPU can run an operator does not depend on the"
         " machines: use a local environment and a part of the raw files."
     )
-
-
-@pytest.mark.quick
-def test_a_plugin_for_another_spark_is_refused(tmp_path: Path) -> None:
-    """In a sentence that says for which it is; a vendor's own Spark is none of them."""
-    jar = tmp_path / "rapids.jar"
-    with zipfile.ZipFile(jar, "w") as archive:
-        for name in (
-            "spark350/X.class",
-            "spark413/X.class",
-            "spark400db173/X.class",
-            "spark3xx-common/X.class",
-            "META-INF/x",
-        ):
-            archive.writestr(name, "")
-    plugin.require(jar, "4.1.3")
-    for other in ("4.2.0", "4.0.0"):
-        with pytest.raises(ConfigError) as caught:
-            plugin.require(jar, other)
-        assert str(caught.value) == (
-            f"gpu-plan: expected NVIDIA's plugin for Spark {other}, found rapids.jar, which is for 4.1.3, 3.5.0."
-            " Lock a version that has it in conf/jars.lock, or install a Spark that it has."
-        )
 
 
 @pytest.mark.system
