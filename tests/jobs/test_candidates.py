@@ -70,7 +70,7 @@ def test_a_stack_is_one_candidate_more(spark: SparkSession, tmp_path: Path, trac
     assert made.train(spec).unchanged
 
 
-@pytest.mark.slow
+@pytest.mark.system
 @pytest.mark.timeout(400)
 def test_what_a_stack_said_out_of_fold_was_measured(spark: SparkSession, tmp_path: Path, tracking_uri: str) -> None:
     """In time: in the first fold it is its best member. scikit-learn finds the metric of its trials."""

@@ -34,6 +34,8 @@ CANDIDATES: dict[str, Any] = {
     "trees": {"estimator": "boosted_trees", "grid": {"max_depth": [1]}, "params": {"n_estimators": 3}},
 }
 
+STACKED: dict[str, Any] = {"metric": "area_under_roc", "candidates": CANDIDATES, "stack": True}
+
 
 def pipeline(name: str, **changes: Any) -> Pipeline:
     """Parcels with two numbers and a category; will one be late?"""
@@ -151,8 +153,8 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def trained(
     spark: SparkSession, tmp_path_factory: pytest.TempPathFactory, tracking_uri: str
 ) -> tuple[World, Pipeline, Outcome]:
-    """One uninterrupted run over both candidates."""
-    spec = pipeline("parcels")
+    """One uninterrupted run over both candidates and a stack of them."""
+    spec = pipeline("parcels", train=STACKED)
     made = world(spark, tmp_path_factory.mktemp("trained"), tracking_uri, spec, parcels())
     return made, spec, made.train(spec)
 
@@ -175,7 +177,12 @@ def test_the_winner_is_the_best_mean_of_the_trials(trained: tuple[World, Pipelin
 
     assert found[["candidate", "point", "fold", "error"]].values.tolist() == [
         [candidate, point, fold, None]
-        for candidate, point in (("logistic", 0), ("logistic", 1), ("trees", 0))
+        for candidate, point in (
+            ("logistic", 0),
+            ("logistic", 1),
+            *(("stack", point) for point in range(4)),
+            ("trees", 0),
+        )
         for fold in (0, 1)
     ]
     means = found.groupby(["candidate", "point"])["value"].mean()
@@ -186,7 +193,7 @@ def test_the_winner_is_the_best_mean_of_the_trials(trained: tuple[World, Pipelin
     assert outcome.details["parameters"] == json.loads(
         found.set_index(["candidate", "point"]).loc[[means.idxmax()], "parameters"].iloc[0]
     )
-    assert (outcome.details["trials"], outcome.details["failed"]) == (6, 0)
+    assert (outcome.details["trials"], outcome.details["failed"]) == (14, 0)
     assert (outcome.rows_in, outcome.rows_out) == (150, int((made.rows["fold"] >= 0).sum()))
 
 
@@ -290,7 +297,7 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
     monkeypatch.setattr(
         trial_log, "MOST_SECONDS_UNWRITTEN", float("inf")
     )  # on a slow machine time alone would write more
-    spec = pipeline("killed")
+    spec = pipeline("killed", train=STACKED)
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
     with pytest.raises(Interrupted):
         made.train(spec, KilledAfter(trials=4))
@@ -302,7 +309,7 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
 
     assert before.groupby("candidate").size().to_dict() == {"logistic": 4}
     after = made.table(contracts.trials("killed"))
-    assert len(after) == 6
+    assert len(after) == 14
     kept = after.merge(before, on=["candidate", "point", "fold", "seconds", "value"])
     assert len(kept) == 4
     pd.testing.assert_frame_equal(trials(made, spec), trials(whole, whole_spec), check_exact=False, atol=1e-9)
