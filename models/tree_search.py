@@ -222,8 +222,8 @@ class _Search:
         with any_estimator.cached(trees.inputs(last, features, cell)) as prepared:
             # Reads all rows, in as many tasks as there are: those that train find them cached.
             counted = prepared.agg(F.count_distinct("label"), *tree_division.extent()).collect()
-            _, count, features = counted[0]
-            division = tree_division.of(frame.sparkSession, count, features or 0, self._parallelism)
+            _, count, width = counted[0]
+            division = tree_division.of(frame.sparkSession, count, width or 0, self._parallelism)
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
             yield _Rows(ordered, _Labels(counted), fitted, fold is not None, division)
 
@@ -262,16 +262,16 @@ class _Search:
         spark, division, cells = rows.frame.sparkSession, rows.division, Cells.of(self._folds)
         classifies = _classifies(self._routes[0].last)
         training = Training(cells.trains, cells.validates, self._measure, classifies, rows.of_one_fold, keep)
-        whole, answered = list(requests), list[dict[str, Any]]()
-        if not division.tasks:
-            parted = [request for request in requests if boosters.is_binned(request.booster)]
+        parted = [] if division.tasks else [each for each in requests if boosters.is_binned(each.booster)]
+        whole = [each for each in requests if each not in parted]
+        if parted:
             gpus.take(spark, "trees", divided=True)
             try:
                 answered = list(data_parallel_trees.answers(rows.frame, division.features, parted, training))
-                whole = [request for request in requests if request not in parted]
+                yield from ({**answer, "solver": tree_division.DIVIDED} for answer in answered)
             except Unavailable as error:
                 log.warning(tree_division.NEVERTHELESS, division.reason, error)
-        yield from ({**answer, "solver": tree_division.DIVIDED} for answer in answered)
+                whole = list(requests)
         if whole:
             training = replace(training, gpu=gpus.take(spark, "trees"))
             for row in _of_tasks(rows.frame, whole, training, division.tasks or 1):
