@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import numpy as np
 from pyspark.ml import Model, Pipeline
@@ -121,6 +121,8 @@ def try_all(
         result = stack.tune(evaluator, spec.metric, known=log.known(stacking.NAME), on_trial=on_trial)
         log.flush()
         take(stacking.NAME, result, _best_of_stack(stack, rows, result))
+        for sentence in failed(result.trials):
+            run.progress.message(f"train: {sentence}")
     return _first(best.values(), result), list(results.values())
 
 
@@ -141,6 +143,7 @@ def _best_of(folds: Folds, rows: DataFrame, pipeline: Pipeline, plan: Plan, resu
     extra = plan.grid[best]
     models = {fold: model for (point, fold), model in result.models.items() if point == best}
 
+    @cache
     def of_fold(fold: int) -> Model:
         return models[fold]() if fold in models else grid_search.fit(pipeline, extra, rows.where(folds.trains(fold)))
 

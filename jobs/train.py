@@ -92,7 +92,9 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
         winner, results = candidates.try_all(run, rows, plans, pipelines, log, held)
         predictions = _out_of_fold(run, rows, winner)
-        commit = run.lake.append(
+        # The same search may have another winner, once it is stacked or goes on.
+        write = run.lake.merge if _is_written(run, held_out, identity) else run.lake.append
+        commit = write(
             held_out.conform(predictions.withColumn("search", F.lit(identity))),
             held_out,
             attempt.transaction(held_out, identity),
@@ -179,6 +181,13 @@ def _predicted(run: Run, frame: DataFrame, raw: Sequence[str]) -> DataFrame:
     classes = run.pipeline.task != "regression"
     probability = vector_to_array(F.col("probability")) if classes else F.lit(None).cast("array<double>")
     return frame.select(*raw, F.col("prediction").cast("double"), probability.alias("probability"))
+
+
+def _is_written(run: Run, held_out: Contract, identity: str) -> bool:
+    """Whether out-of-fold predictions of a search are there."""
+    if run.lake.version(held_out) is None:
+        return False
+    return not run.lake.read(held_out).where(F.col("search") == identity).isEmpty()
 
 
 def _threshold(run: Run, held_out: Contract, version: int, identity: str) -> float | None:

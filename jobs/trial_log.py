@@ -26,8 +26,7 @@ class TrialLog:
         self._waiting: list[Trial] = []
         lake.create(contract)
         self._known = self._read()
-        # A trial that failed is tried again, and its row replaced.
-        self._failed_before = any(trial.error for trial in self._known)
+        self._keys = {_key(trial) for trial in self._known}
 
     def known(self, candidate: str) -> list[Trial]:
         """Trials of a candidate that were written before."""
@@ -48,7 +47,8 @@ class TrialLog:
         # A batch is known by its content: a resumed search cuts the rest of its trials into other batches.
         batch = fingerprint([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
         transaction = self._attempt.transaction(self._contract, f"{self._search}:{batch}")
-        write = self._lake.merge if self._failed_before else self._lake.append
+        # A trial that failed is tried again, and its row replaced; so are those of a stack that has other members now.
+        write = self._lake.append if self._keys.isdisjoint(map(_key, self._waiting)) else self._lake.merge
         write(frame, self._contract, transaction)
         self._waiting = []
 
@@ -63,3 +63,7 @@ class TrialLog:
     def _row(self, trial: Trial) -> dict[str, object]:
         parameters = json.dumps(dict(trial.parameters), sort_keys=True, default=str)
         return {"search": self._search, **trial.__dict__, "parameters": parameters}
+
+
+def _key(trial: Trial) -> tuple[str, int, int]:
+    return trial.candidate, trial.point, trial.fold

@@ -1,7 +1,8 @@
 """Boosted trees of rows that no single worker has room for: workers that wait hold a part of the rows each, and all train each model together,
 by XGBoost's own collective. Its tracker runs here, on the driver; Spark's barrier calls take about a second each and are not used.
 
-The trees are those of one worker but for the places of the cuts, whose quantiles are merged, and for the last digits of sums. A metric of XGBoost
+The trees are those of one worker but for the places of the cuts, whose quantiles are merged, and for the last digits of sums, which depend on how many
+workers there are and in which order their rows arrive; so do the rows that `subsample` draws. A metric of XGBoost
 that is no sum over rows, such as the area that tells when to stop, is the mean of the workers' own, as in `xgboost.spark`.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,17 @@ from pyspark.sql import functions as F
 
 from models.boosters import Request
 from models.exact.driver import workers
-from models.exact.driver.barrier import BarrierPasses
+from models.exact.driver.barrier import BarrierPasses, Unavailable
 from models.exact.task import Limits
 from models.tree_task import ANSWER, ASIDE, CELL, Training
 from transforms.errors import ModelError
 
 Array = npt.NDArray[Any]
+# A model may train for days; that a worker is gone is noticed much earlier.
+MODEL_SECONDS = 7 * 86_400.0
+
+
+_NOTHING: dict[str, Any] = dict.fromkeys(ANSWER.names)
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,12 @@ def together(rows: DataFrame, features: int, *, classifies: bool, of_one_fold: b
         F.col("label").cast("double").alias("label"),
         (F.col("weight") if "weight" in rows.columns else F.lit(1.0)).cast("double").alias("weight"),
     )
-    passes = workers.waiting(loaded, Limits(neighbours=workers.neighbours(spark), missing=True))
+    limits = Limits(neighbours=workers.neighbours(spark), missing=True)
+    passes = workers.waiting(loaded, limits, round_seconds=MODEL_SECONDS)
     host = spark.sparkContext.getConf().get("spark.driver.host") or "localhost"
     try:
+        # Whoever cannot load its rows says so now: in a model the others would wait for it.
+        passes.run("count", {})
         yield Together(passes, features, aside=aside, classifies=classifies, of_one_fold=of_one_fold, host=host)
     finally:
         passes.close()
@@ -118,12 +127,17 @@ def answers(
         Unavailable: there are no workers that wait.
     """
     kinds = {"classifies": training.classifies, "of_one_fold": training.of_one_fold}
-    with together(rows, features, **kinds) as workers:
+    with ExitStack() as stack:
+        try:
+            trees = stack.enter_context(together(rows, features, **kinds))
+        except ModelError as error:
+            yield from ({**_NOTHING, "number": each.number, "seconds": 0.0, "error": str(error)} for each in requests)
+            return
         for request in sorted(requests, key=lambda request: request.bins):
             started = time.monotonic()
-            found: dict[str, Any] = dict.fromkeys(ANSWER.names)
+            found = dict(_NOTHING)
             try:
-                made = workers.train(request, training.trains[request.fold], training.validates[request.fold])
+                made = trees.train(request, training.trains[request.fold], training.validates[request.fold])
                 found["rounds"] = made.rounds
                 found["value"] = training.measure.value(made.said, made.label, made.weight)
                 if training.keep:
@@ -146,8 +160,12 @@ class _Meeting:
         from xgboost.tracker import RabitTracker
 
         self.end()
-        self._tracker = RabitTracker(n_workers=count, host_ip=str(self._address), sortby="task")
-        self._tracker.start()
+        try:
+            self._tracker = RabitTracker(n_workers=count, host_ip=str(self._address), sortby="task")
+            self._tracker.start()
+        except ValueError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise Unavailable(f"XGBoost's tracker cannot listen on {self._address} ({reason})") from error
         found: Mapping[str, Any] = self._tracker.worker_args()
         return found
 

@@ -1,6 +1,6 @@
 """Cross-validation of `xgboost.spark`: the models of all folds and grid points over one binned matrix, side by side.
 
-Each of some tasks holds all rows and trains a share of the models, one thread a core. Feature stages that are fitted make other
+Each of some tasks holds all rows and trains a share of the models, one thread a core; or rows are divided (`tree_division`). Feature stages that are fitted make other
 features in each fold: then there is a matrix a fold, of its training rows alone.
 """
 
@@ -101,7 +101,10 @@ def division(way: Route, dataset: DataFrame, parallelism: int) -> Division | Non
     if way.is_fitted:
         return None
     last: Any = way.last
-    prepared = trees.inputs(last, any_estimator.through(way.prefix, dataset))
+    try:
+        prepared = trees.inputs(last, any_estimator.through(way.prefix, dataset))
+    except FIT_ERRORS:  # the fit says it
+        return None
     return tree_division.of_inputs(prepared, parallelism, binned=trees.is_binned(last))
 
 

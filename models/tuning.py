@@ -188,7 +188,7 @@ class CrossValidator(stock.CrossValidator):
         return self.getOrDefault(self.halving) if self.isSet(self.halving) else None
 
     def plan(self, dataset: DataFrame) -> tuple[PlannedFit, ...]:
-        """Which solver would fit each grid point, and why; nothing is fitted.
+        """Which solver would fit each grid point, and why; nothing is fitted. For boosted trees the rows are counted.
 
         Feature stages that are fitted may turn out to make more columns than the exact solvers take: the fit logs it then.
 

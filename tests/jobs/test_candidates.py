@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyspark.sql import SparkSession
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from models.explain import importances
 from models.registry import Registry
@@ -58,6 +58,11 @@ def test_a_stack_is_one_candidate_more(spark: SparkSession, tmp_path: Path, trac
     assert means.idxmax()[0] == "stack", "the data are to be such that it wins"
     assert outcome.details["candidate"] == "stack"
     assert outcome.details["parameters"]["of"] == f"{LOGISTIC}, trees(max_depth=1), forest(max_depth=4)"
+    found = out_of_fold(made, spec)
+    assert len(found) == found["parcel"].nunique() == (rows["fold"] >= 0).sum()
+    score = found["probability"].map(lambda both: both[1])
+    best = max(f1_score(found["label"], score >= value) for value in score)
+    assert f1_score(found["label"], score >= outcome.details["threshold"]) == pytest.approx(best, abs=1e-12)
     registry = Registry(made.environment.tracking_uri, f"{made.environment.lake}/models")
     model = registry.load("stacked", outcome.details["model_version"])
     raw = spark.createDataFrame(

@@ -236,6 +236,21 @@ def test_what_xgboost_refuses_is_the_error_of_the_model(spark: SparkSession, row
 
 
 @pytest.mark.slow
+def test_rows_that_cannot_be_loaded_are_a_sentence(spark: SparkSession, rows: DataFrame, divided: None) -> None:
+    """In one worker, for which the other would wait when they train."""
+    frame = rows.withColumn("two", F.when(F.col("key") == 7, float("nan")).otherwise(F.col("two")))
+    last = SparkXGBRegressor(label_col="two", **COMMON)
+
+    fits = found(frame, last, [{}], RegressionEvaluator(labelCol="two"))
+
+    assert {str(fit.error) for fit in fits.values()} == {
+        "Column 'label' is null or NaN in 1 rows of one partition; expected a number in each: impute or drop them before the fit."
+    }
+    assert len(fits) == 3
+    assert settled(spark)
+
+
+@pytest.mark.slow
 def test_without_workers_that_wait_one_task_tries(
     spark: SparkSession, rows: DataFrame, divided: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -256,7 +271,9 @@ def test_without_workers_that_wait_one_task_tries(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, EARLY], ids=["to the end", "stopping early"])
+@pytest.mark.parametrize(
+    "settings", [{"feature_names": ["a", "b", "c", "d"]}, EARLY], ids=["to the end, by names", "stopping early"]
+)
 def test_one_fit(rows: DataFrame, settings: dict[str, Any], request: pytest.FixtureRequest) -> None:
     """The refit of a search on all rows."""
     last = SparkXGBClassifier(label_col="two", weight_col="weight", **{**COMMON, **settings})

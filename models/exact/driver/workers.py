@@ -20,6 +20,7 @@ from models.exact.driver.barrier import CONNECT_SECONDS, BarrierPasses, Unavaila
 from models.exact.driver.cells import Cells
 from models.exact.driver.jobs import JobPasses
 from models.exact.driver.passes import Reply
+from models.exact.driver.rendezvous import ROUND_SECONDS
 from models.exact.task import Limits
 
 ENCRYPTION = ("spark.network.crypto.enabled", "spark.ssl.rpc.enabled", "spark.io.encryption.enabled")
@@ -106,9 +107,14 @@ class Workers:
 
 
 def waiting(
-    rows: DataFrame, limits: Limits, *, most: int = sys.maxsize, connect_seconds: float = CONNECT_SECONDS
+    rows: DataFrame,
+    limits: Limits,
+    *,
+    most: int = sys.maxsize,
+    connect_seconds: float = CONNECT_SECONDS,
+    round_seconds: float = ROUND_SECONDS,
 ) -> BarrierPasses:
-    """Workers that wait between passes, as many as can run at once and no more than `most`.
+    """Workers that wait between passes, as many as can run at once and no more than `most`; times as of `BarrierPasses`.
 
     Raises:
         Unavailable: there can be none.
@@ -116,7 +122,8 @@ def waiting(
     reason = _obstacle(rows)
     if reason is not None:
         raise Unavailable(reason)
-    return BarrierPasses(partial(_fitted, rows, most), limits, connect_seconds=connect_seconds)
+    rows_of_stage = partial(_fitted, rows, most)
+    return BarrierPasses(rows_of_stage, limits, connect_seconds=connect_seconds, round_seconds=round_seconds)
 
 
 def open_passes(

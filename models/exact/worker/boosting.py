@@ -19,6 +19,8 @@ from models.boosters import Request
 from models.exact.worker.blocks import Array, Blocks, Cell
 
 _MATRICES = "matrices"
+# What XGBoost takes with rows where they come cell by cell.
+OF_FEATURES = ("feature_names", "feature_types", "feature_weights")
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,15 @@ def boost(
     from xgboost import collective
 
     with collective.CommunicatorContext(**group, dmlc_task_id=f"{blocks.worker:08d}"):
-        matrices = blocks.made.get(_MATRICES)
+        # Taken out until the model is there: whoever fails forgets them, and so do the others, who fail with it. Else it would bin while they train.
+        matrices = blocks.made.pop(_MATRICES, None)
         held = [cell for cell in blocks.cells if not of_one_fold or trains[cell.number // 2]]
         if matrices is None or matrices.bins != request.bins:
-            blocks.made.pop(_MATRICES, None)
-            blocks.made[_MATRICES] = matrices = _made(held, request, features, aside=aside, weighted=of_one_fold)
+            matrices = _made(held, request, features, aside=aside, weighted=of_one_fold)
         if not of_one_fold:
             _weigh(matrices, held, trains)
         model = boosters.train(request, matrices.trained, matrices.judged)
+        blocks.made[_MATRICES] = matrices
     valid = [cell for cell in blocks.cells if validates[cell.number // 2]]
     said = [np.asarray(boosters.said(model, cell.dense, request, classifies=classifies)) for cell in valid]
     found = {
@@ -110,7 +113,7 @@ def _matrix(cells: Sequence[Cell], request: Request, features: int, *, weighted:
     import xgboost
 
     nothing = np.empty(0)
-    kinds = request.matrix.get("feature_types")
+    of_features = {name: value for name, value in request.matrix.items() if name in OF_FEATURES}
     several = list(cells) or [Cell(0, np.empty((0, features)), nothing, nothing, nothing)]
 
     class OneByOne(xgboost.DataIter):
@@ -123,12 +126,12 @@ def _matrix(cells: Sequence[Cell], request: Request, features: int, *, weighted:
                 return False
             cell = several[self._at]
             weight = {"weight": cell.weight} if weighted else {}
-            input_data(data=cell.dense, label=cell.label, feature_types=kinds, **weight)
+            input_data(data=cell.dense, label=cell.label, **of_features, **weight)
             self._at += 1
             return True
 
         def reset(self) -> None:
             self._at = 0
 
-    arguments = {name: value for name, value in request.quantiles.items() if name != "feature_types"}
+    arguments = {name: value for name, value in request.quantiles.items() if name not in OF_FEATURES}
     return xgboost.QuantileDMatrix(OneByOne(), **arguments, ref=cuts)
