@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 
 from conf.schema import Environment
-from jobs import rapids
+from jobs import nvidia_smi, rapids
 from jobs.doctor import Check, installed, is_local
 
 # CUDA 13, which CuPy of the extra `gpu` is built for, needs this branch of the driver.
 DRIVER = 580
 # Rows of a search have to fit beside CUDA's own half GiB for each worker.
 FREE_SHARE = 0.5
-SECONDS = 30
 # Of a GPU's memory, for Spark SQL; Python workers have the rest.
 SQL_SHARE, MOST_FOR_SQL = "spark.rapids.memory.gpu.maxAllocFraction", 0.6
 SLOTS = "spark.task.resource.gpu.amount"
@@ -26,7 +23,7 @@ def checks(environment: Environment) -> list[Check]:
 
 
 def _cards() -> Iterator[Check]:
-    if shutil.which("nvidia-smi") is None:
+    if not nvidia_smi.is_there():
         cure = f"Install NVIDIA's driver, {DRIVER} or newer, or set `gpu` to never."
         yield Check("GPU", "none: there is no nvidia-smi on the PATH", cure)
         return
@@ -54,14 +51,8 @@ def _cards() -> Iterator[Check]:
 
 def _asked(query: str) -> list[list[str]] | str:
     """Rows of answers, or what went wrong."""
-    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"nvidia-smi has not answered for {SECONDS} s"
-    if told.returncode:
-        return (told.stdout + told.stderr).strip().splitlines()[0]
-    return [line.split(", ") for line in told.stdout.splitlines() if line.strip()]
+    told = nvidia_smi.asked(query, "--format=csv,noheader,nounits")
+    return told if isinstance(told, str) else [line.split(", ") for line in told]
 
 
 def _packages() -> Iterator[Check]:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
-import subprocess
 import zipfile
 from pathlib import Path
 
 import pyspark
 
 from conf.schema import Environment
-from jobs import jars
+from jobs import jars, nvidia_smi
 from models.gpus import NoGpu
 from transforms.errors import ConfigError
 
@@ -21,7 +19,6 @@ MODE, EXPLAINS = "spark.rapids.sql.mode", "explainOnly"
 CLASS_PATH = "spark.driver.extraClassPath"
 # One folder of classes for each version: `spark420` for Spark 4.2.0; `spark400db173` is a vendor's own.
 _VERSION = re.compile(r"spark(\d)(\d)(\d+)/")
-SECONDS = 30
 log = logging.getLogger(__name__)
 
 
@@ -62,15 +59,12 @@ def decided(environment: Environment, *, is_local: bool) -> Environment:
 
 def without_gpu() -> str:
     """Why this machine has no GPU to run Spark SQL on, empty where it has one."""
-    if shutil.which("nvidia-smi") is None:
+    if not nvidia_smi.is_there():
         return "there is no nvidia-smi on the PATH, as NVIDIA's driver has it"
-    try:
-        told = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return f"nvidia-smi has not answered for {SECONDS} s"
-    if told.returncode or not told.stdout.strip():
-        return (told.stdout + told.stderr).strip().partition("\n")[0] or "nvidia-smi lists no card"
-    return ""
+    cards = nvidia_smi.asked("--list-gpus")
+    if isinstance(cards, str):
+        return cards
+    return "" if cards else "nvidia-smi lists no card"
 
 
 def ensure() -> Path:

@@ -30,8 +30,6 @@ from transforms.errors import ModelError
 Array = npt.NDArray[Any]
 # A model may train for days; that a worker is gone is noticed much earlier.
 MODEL_SECONDS = 7 * 86_400.0
-
-
 _NOTHING: dict[str, Any] = dict.fromkeys(ANSWER.names)
 
 

@@ -22,8 +22,6 @@ SMALL = 2**28
 BYTES_A_VALUE, BYTES_A_ROW = 5, 32
 WHOLE = "xgboost, shared matrix"
 DIVIDED = "xgboost, rows divided"
-
-
 NEVERTHELESS = "One task holds all rows of boosted trees nevertheless (%s), because there are no workers that wait: %s."
 
 
