@@ -5,9 +5,12 @@ XGBoost itself is imported where it is used: only workers train.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+# What XGBoost takes with rows where they come part by part.
+_OF_FEATURES = ("feature_names", "feature_types", "feature_weights")
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,9 @@ class Request:
         return float(self.rounds.get("num_boost_round", 10)) * max(int(self.booster.get("max_depth") or 6), 1)
 
     @property
-    def bins(self) -> str:
-        """Equal for models that the same matrix serves."""
-        return repr((is_binned(self.booster), self.booster.get("max_bin"), sorted(self.matrix.items())))
-
-    @property
-    def quantiles(self) -> dict[str, Any]:
-        """Arguments of a matrix that is binned."""
-        bins = {"max_bin": self.booster["max_bin"]} if "max_bin" in self.booster else {}
-        return {**self.matrix, **bins}
+    def served_by(self) -> tuple[str, int]:
+        """Equal for models that the same matrix serves: they agree on the bins and train on the rows of the same fold."""
+        return repr((is_binned(self.booster), self.booster.get("max_bin"), sorted(self.matrix.items()))), self.fold
 
 
 def is_binned(booster: Mapping[str, Any]) -> bool:
@@ -50,11 +47,43 @@ def is_binned(booster: Mapping[str, Any]) -> bool:
     return booster.get("tree_method") in (None, "auto", "hist")
 
 
+def binned(parts: Callable[[], Iterator[Mapping[str, Any]]], request: Request, *, cuts: Any | None = None) -> Any:
+    """A matrix of rows in bins. They are read part by part, so that they are never held twice.
+
+    Args:
+        parts: begins anew with each call; a part is `data` (m, p), `label` (m) and, where rows have one, `weight` (m).
+        cuts: a matrix whose cuts between bins are taken; None for cuts of these rows, by their weights.
+    """
+    import xgboost
+
+    of_features = {name: value for name, value in request.matrix.items() if name in _OF_FEATURES}
+    arguments = {name: value for name, value in request.matrix.items() if name not in _OF_FEATURES}
+    if "max_bin" in request.booster:
+        arguments["max_bin"] = request.booster["max_bin"]
+
+    class Parts(xgboost.DataIter):
+        def __init__(self) -> None:
+            super().__init__(release_data=True)
+            self._left = parts()
+
+        def next(self, input_data: Any) -> bool:
+            part = next(self._left, None)
+            if part is None:
+                return False
+            input_data(**part, **of_features)
+            return True
+
+        def reset(self) -> None:
+            self._left = parts()
+
+    return xgboost.QuantileDMatrix(Parts(), **arguments, ref=cuts)
+
+
 def train(request: Request, trained: Any, judged: Any | None) -> Any:
     """The booster of a request.
 
     Args:
-        trained: matrix with the weights of the rows that train.
+        trained: matrix of the rows that train.
         judged: matrix of the rows that tell when to stop, None where there are none.
     """
     import xgboost

@@ -56,16 +56,11 @@ class Together:
     Args:
         features: of a row.
         classifies: whether predictions are margins of classes.
-        of_one_fold: whether all models train on the same rows.
     """
 
-    def __init__(
-        self, passes: BarrierPasses, features: int, *, aside: bool, classifies: bool, of_one_fold: bool, host: str
-    ) -> None:
+    def __init__(self, passes: BarrierPasses, features: int, *, aside: bool, classifies: bool, host: str) -> None:
         self._passes, self._host = passes, host
-        self._settings = {
-            "features": features, "aside": aside, "classifies": classifies, "of_one_fold": of_one_fold,
-        }  # fmt: skip
+        self._settings = {"features": features, "aside": aside, "classifies": classifies}
 
     def train(self, request: Request, trains: Array, validates: Array) -> Trained:
         """One model.
@@ -90,7 +85,7 @@ class Together:
 
 
 @contextmanager
-def together(rows: DataFrame, features: int, *, classifies: bool, of_one_fold: bool) -> Iterator[Together]:
+def together(rows: DataFrame, features: int, *, classifies: bool) -> Iterator[Together]:
     """Workers over rows of `trees.inputs` with a column CELL, let go at the end.
 
     Raises:
@@ -111,7 +106,7 @@ def together(rows: DataFrame, features: int, *, classifies: bool, of_one_fold: b
     try:
         # Whoever cannot load its rows says so now: in a model the others would wait for it.
         passes.run("count", {})
-        yield Together(passes, features, aside=aside, classifies=classifies, of_one_fold=of_one_fold, host=host)
+        yield Together(passes, features, aside=aside, classifies=classifies, host=host)
     finally:
         passes.close()
 
@@ -119,19 +114,18 @@ def together(rows: DataFrame, features: int, *, classifies: bool, of_one_fold: b
 def answers(
     rows: DataFrame, features: int, requests: Iterable[Request], training: Training
 ) -> Iterator[dict[str, Any]]:
-    """What tasks with all rows would answer, a row of `tree_task.ANSWER` for each model; those of equal bins come one after the other.
+    """What tasks with all rows would answer, a row of `tree_task.ANSWER` for each model; those that the same matrix serves come one after the other.
 
     Raises:
         Unavailable: there are no workers that wait.
     """
-    kinds = {"classifies": training.classifies, "of_one_fold": training.of_one_fold}
     with ExitStack() as stack:
         try:
-            trees = stack.enter_context(together(rows, features, **kinds))
+            trees = stack.enter_context(together(rows, features, classifies=training.classifies))
         except ModelError as error:
             yield from ({**_NOTHING, "number": each.number, "seconds": 0.0, "error": str(error)} for each in requests)
             return
-        for request in sorted(requests, key=lambda request: request.bins):
+        for request in sorted(requests, key=lambda request: request.served_by):
             started = time.monotonic()
             found = dict(_NOTHING)
             try:

@@ -35,7 +35,7 @@ class Path(Enum):
     """Which code fits a grid point."""
 
     EXACT = "all folds and grid points share the passes over the rows, and each ends at the optimum"
-    BOOSTED = "all folds and grid points share the binned rows"
+    BOOSTED = "all grid points share the binned rows of a fold"
     GENERAL = "the estimator fits itself"
 
 

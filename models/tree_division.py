@@ -20,7 +20,7 @@ from models.exact.worker import memory
 SMALL = 2**28
 # A value as it comes, and its bin; label, weight, margin and gradient of a row.
 BYTES_A_VALUE, BYTES_A_ROW = 5, 32
-WHOLE = "xgboost, shared matrix"
+WHOLE = "xgboost, a matrix a fold"
 DIVIDED = "xgboost, rows divided"
 NEVERTHELESS = "One task holds all rows of boosted trees nevertheless (%s), because there are no workers that wait: %s."
 

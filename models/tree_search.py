@@ -1,12 +1,11 @@
-"""Cross-validation of `xgboost.spark`: the models of all folds and grid points over one binned matrix, side by side.
+"""Cross-validation of `xgboost.spark`: the models of all folds and grid points over the binned rows of each fold, side by side.
 
-Each of some tasks holds all rows and trains a share of the models, one thread a core; or rows are divided (`tree_division`). Feature stages that are fitted make other
-features in each fold: then there is a matrix a fold, of its training rows alone.
+Each of some tasks holds all rows and trains a share of the models, one thread a core; or rows are divided (`tree_division`). Feature stages that are fitted
+make other features in each fold: then there is a job a fold.
 """
 
 from __future__ import annotations
 
-import heapq
 import logging
 import math
 import time
@@ -128,7 +127,6 @@ class _Rows:
     frame: DataFrame
     labels: _Labels
     fitted: Sequence[Transformer]
-    of_one_fold: bool
     division: Division
 
 
@@ -228,7 +226,7 @@ class _Search:
             _, count, width = counted[0]
             division = tree_division.of(frame.sparkSession, count, width or 0, self._parallelism)
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
-            yield _Rows(ordered, _Labels(counted), fitted, fold is not None, division)
+            yield _Rows(ordered, _Labels(counted), fitted, division)
 
     def _trained(
         self,
@@ -264,7 +262,7 @@ class _Search:
         """A row of ANSWER for each model, with its `solver`: by tasks that hold all rows or by workers that hold a part."""
         spark, division, cells = rows.frame.sparkSession, rows.division, Cells.of(self._folds)
         classifies = _classifies(self._routes[0].last)
-        training = Training(cells.trains, cells.validates, self._measure, classifies, rows.of_one_fold, keep)
+        training = Training(cells.trains, cells.validates, self._measure, classifies, keep)
         parted = [] if division.tasks else [each for each in requests if boosters.is_binned(each.booster)]
         whole = [each for each in requests if each not in parted]
         if parted:
@@ -340,14 +338,14 @@ class _Labels:
 
 
 def dealt(requests: Sequence[Request], tasks: int) -> list[list[Request]]:
-    """A share for each task, of about equal work: the longest first, each to the task with least to do (Graham 1969)."""
-    shares: list[list[Request]] = [[] for _ in range(max(tasks, 1))]
-    heap = [(0.0, task) for task in range(len(shares))]
-    for request in sorted(requests, key=lambda each: -each.work):
-        work, task = heapq.heappop(heap)
-        shares[task].append(request)
-        heapq.heappush(heap, (work + request.work, task))
-    return shares
+    """A share for each task, of about equal work. Models that the same matrix serves stay together, for each task makes its own."""
+    shares: list[list[Request]] = [[] for _ in range(tasks)]
+    whole, before = sum(request.work for request in requests), 0.0
+    for request in sorted(requests, key=lambda each: (each.served_by, -each.work)):
+        # By the middle of its work among that of all.
+        shares[min(int((before + request.work / 2) / whole * tasks), tasks - 1)].append(request)
+        before += request.work
+    return [share for share in shares if share]
 
 
 def _classifies(estimator: Any) -> bool:

@@ -1,11 +1,9 @@
 """Boosted trees of many folds and grid points, over rows that one task holds.
 
-Rows are binned once for all models that agree on the bins. Rows outside a fold's training part have weight 0, which equals training on
-the part alone with the same cuts: cuts are made without weights, for weights would move them. Where all models train on the same rows the
-matrix holds no others. XGBoost uses one thread a model, so that sums do not depend on the number of cores.
+The rows that a fold trains on are binned once for all its models that agree on the bins: each model is the one that XGBoost makes of these rows alone.
+XGBoost uses one thread a model, so that sums do not depend on the number of cores.
 
-Models that stop early are judged after each round on training rows that are set aside: these have weight 0, too, and are a second matrix
-with the cuts of the first.
+Models that stop early are judged after each round on training rows that are set aside, which are a second matrix with the cuts of the first.
 """
 
 from __future__ import annotations
@@ -29,6 +27,8 @@ from models.margins import Measure
 Array = npt.NDArray[Any]
 # `ASIDE` marks rows that tell when to stop, by the name that `xgboost.spark` gives the column.
 ORDINAL, CELL, ASIDE = "ordinal", "cell", "validationIndicator"
+# So many values are copied at once to be binned.
+PART = 2**23
 ANSWER = pa.schema(
     [
         ("number", pa.int32()),
@@ -49,7 +49,6 @@ class Training:
     Attributes:
         trains, validates: (K, C), whether a fold trains or validates on the rows of a cell.
         classifies: whether predictions are margins of classes.
-        of_one_fold: whether all models train on the same rows, so that the matrix holds no others.
         keep: whether models come back, and not their values alone.
         gpu: whether they are trained on a GPU, one after the other.
     """
@@ -58,7 +57,6 @@ class Training:
     validates: Array
     measure: Measure
     classifies: bool
-    of_one_fold: bool
     keep: bool
     gpu: bool = False
 
@@ -73,15 +71,18 @@ class Training:
         if self.gpu:
             device = moved(rows)
             requests = [replace(each, booster={**each.booster, **device}) for each in requests]
-        ordered = sorted(requests, key=lambda request: request.bins)
-        for _, alike in groupby(ordered, key=lambda request: request.bins):
-            members = list(alike)
-            only = self.trains[members[0].fold][cell] if self.of_one_fold else None
-            matrices = Matrices.of(rows, members[0], only=only, weighted=self.of_one_fold)
-            for request in members:
-                if not self.of_one_fold:
-                    matrices.weigh(self.trains[request.fold][cell])
-                yield self._trained(rows, cell, matrices, request)
+        for (_, fold), alike in groupby(
+            sorted(requests, key=lambda each: each.served_by), key=lambda each: each.served_by
+        ):
+            yield from self._of_fold(rows, cell, fold, list(alike))
+
+    def _of_fold(
+        self, rows: Mapping[str, Any], cell: Array, fold: int, requests: Sequence[Request]
+    ) -> Iterator[pa.RecordBatch]:
+        """Models that the same matrix serves, which is let go before the next one is made."""
+        matrices = Matrices.of(rows, requests[0], self.trains[fold][cell])
+        for request in requests:
+            yield self._trained(rows, cell, matrices, request)
 
     def _trained(self, rows: Mapping[str, Any], cell: Array, matrices: Matrices, request: Request) -> pa.RecordBatch:
         started = time.monotonic()
@@ -121,50 +122,42 @@ def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Matrices:
-    """What models of equal bins are trained on.
+    """What models are trained on.
 
     Attributes:
-        weight: (n) of all rows.
-        aside: (n) whether a row only tells when to stop.
-        trained: matrix of the rows that train; of all rows where `weigh` chooses among them.
-        judged: matrix of the rows aside, None where there are none.
+        trained: matrix of the rows that train.
+        judged: matrix of the rows that only tell when to stop, None where none are set aside.
     """
 
-    weight: Array
-    aside: Array
     trained: Any
     judged: Any | None
 
     @classmethod
-    def of(cls, rows: Mapping[str, Any], request: Request, *, only: Array | None = None, weighted: bool) -> Matrices:
-        """The matrices of rows, or of those in `only`; with their weights, or to be weighed before each model."""
-        weight = rows.get("weight", np.ones(len(rows["label"])))
+    def of(cls, rows: Mapping[str, Any], request: Request, trains: Array) -> Matrices:
+        """The matrices of those rows that `trains` (n) holds for."""
         if ASIDE not in rows:
-            return cls(weight, np.zeros(len(weight), dtype=bool), _matrix(rows, request, only, weighted=weighted), None)
-        aside = rows[ASIDE]
-        here = np.ones(len(aside), dtype=bool) if only is None else only
-        trained = _matrix(rows, request, here & ~aside if weighted else only, weighted=weighted)
-        return cls(weight, aside, trained, _matrix(rows, request, here & aside, weighted=weighted, cuts=trained))
-
-    def weigh(self, trains: Array) -> None:
-        """Let (n) those rows alone count, in both matrices."""
-        weight = np.where(trains, self.weight, 0.0)
-        self.trained.set_weight(np.where(self.aside, 0.0, weight))
-        if self.judged is not None:
-            self.judged.set_weight(weight[self.aside])
+            return cls(_matrix(rows, request, trains), None)
+        trained = _matrix(rows, request, trains & ~rows[ASIDE])
+        return cls(trained, _matrix(rows, request, trains & rows[ASIDE], cuts=trained))
 
 
-def _matrix(
-    rows: Mapping[str, Any], request: Request, only: Array | None, *, weighted: bool, cuts: Any | None = None
-) -> Any:
-    """The matrix of all rows, or of those in `only`; binned where the trees are grown on bins."""
+def _matrix(rows: Mapping[str, Any], request: Request, only: Array, *, cuts: Any | None = None) -> Any:
+    """The matrix of those rows that `only` (n) holds for; binned where the trees are grown on bins."""
     import xgboost
 
-    names = ["values", "label"] + ["weight"] * (weighted and "weight" in rows)
-    chosen = {name: rows[name] if only is None else rows[name][only] for name in names}
+    names = {"values": "data", "label": "label"} | ({"weight": "weight"} if "weight" in rows else {})
+    chosen = np.flatnonzero(only)
     if not boosters.is_binned(request.booster):
-        return xgboost.DMatrix(chosen.pop("values"), **chosen, **request.matrix)
-    return xgboost.QuantileDMatrix(chosen.pop("values"), **chosen, **request.quantiles, ref=cuts)
+        return xgboost.DMatrix(**{to: rows[name][chosen] for name, to in names.items()}, **request.matrix)
+    step = max(1, PART // max(1, rows["values"].shape[1]))
+
+    def parts() -> Iterator[dict[str, Any]]:
+        # Without rows there is one part, too: it tells how many features there are.
+        for start in range(0, max(1, len(chosen)), step):
+            part = chosen[start : start + step]
+            yield {to: rows[name][part] for name, to in names.items()}
+
+    return boosters.binned(parts, request, cuts=cuts)
 
 
 def moved(rows: dict[str, Any]) -> dict[str, str]:

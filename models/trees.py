@@ -95,7 +95,7 @@ def _fit_together(prepared: DataFrame, features: int, request: Request) -> tuple
     """Configuration and booster of a model that workers train on a part of the rows each; nobody judges it."""
     rows = prepared.withColumn(CELL, F.lit(0))
     # Side by side they would wait for each other's slots in vain.
-    with _ONE_AT_A_TIME, data_parallel_trees.together(rows, features, classifies=False, of_one_fold=True) as workers:
+    with _ONE_AT_A_TIME, data_parallel_trees.together(rows, features, classifies=False) as workers:
         found = workers.train(request, np.array([True]), np.array([False]))
     return found.config, found.model
 
@@ -106,7 +106,7 @@ def _train(batches: Iterator[pa.RecordBatch], *, request: Request, gpu: bool) ->
         rows = tree_task.columns(batches)
         if gpu:
             request = replace(request, booster={**request.booster, **tree_task.moved(rows)})
-        matrices = Matrices.of(rows, request, weighted=True)
+        matrices = Matrices.of(rows, request, np.ones(len(rows["label"]), dtype=bool))
         found = boosters.kept(boosters.train(request, matrices.trained, matrices.judged))
     yield pa.RecordBatch.from_pydict({name: [value] for name, value in found.items()})
 

@@ -137,7 +137,7 @@ def test_the_models_are_those_of_one_worker(
 
     assert values(fits) == pytest.approx(values(whole), abs=1e-5)
     assert {pair: fit.rounds for pair, fit in fits.items()} == {pair: fit.rounds for pair, fit in whole.items()}
-    assert {fit.solver for fit in whole.values()} == {"xgboost, shared matrix"}
+    assert {fit.solver for fit in whole.values()} == {"xgboost, a matrix a fold"}
     assert {fit.solver for fit in fits.values()} == {"xgboost, rows divided"}
     for (_, fold), fit in list(fits.items())[:2]:
         kept = fit.model()  # type: ignore[misc]
@@ -158,11 +158,10 @@ def test_against_xgboost_by_itself(rows: DataFrame, divided: None) -> None:
     local = rows.toPandas()
     x = np.array([vector.toArray() for vector in local["features"]], dtype=np.float32)
     y, fold = local["two"].to_numpy(), local["fold"].to_numpy()
-    whole = xgboost.QuantileDMatrix(x, y)
     expected = {}
     for k in range(3):
         train, valid = fold != k, fold == k
-        part = xgboost.QuantileDMatrix(x[train], y[train], ref=whole)
+        part = xgboost.QuantileDMatrix(x[train], y[train])
         model = xgboost.train({"max_depth": 3, "objective": "binary:logistic", "nthread": 1}, part, 6)
         margin = model.inplace_predict(x[valid], predict_type="margin")
         expected[0, k] = metrics.roc_auc_score(y[valid], margin)
@@ -262,7 +261,7 @@ def test_without_workers_that_wait_one_task_tries(
         fits = found(rows, last, [{}], BinaryClassificationEvaluator(labelCol="two", numBins=0))
         trees.fit(last, rows)
 
-    assert {fit.solver for fit in fits.values()} == {"xgboost, shared matrix"}
+    assert {fit.solver for fit in fits.values()} == {"xgboost, a matrix a fold"}
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
         "One task holds all rows of boosted trees nevertheless (no task has room for all rows (all rows are 0 MiB, of 0 MiB that an"
         " executor has for them): each worker has a part, and all train each model together), because there are no workers that wait:"
@@ -305,7 +304,7 @@ def test_the_plan_says_so(spark: SparkSession, rows: DataFrame, divided: None, m
             f"no task has room for all rows {held}: each worker has a part, and all train each model together",
         ),
         (
-            "xgboost, shared matrix",
+            "xgboost, a matrix a fold",
             f"trees that are not grown on bins need all rows in one place, whose memory may not do {held}",
         ),
     ]

@@ -130,13 +130,13 @@ def test_after_fitted_stages_each_model_is_the_one_trained_alone(
             assert evaluator.evaluate(kept.transform(valid)) == pytest.approx(expected[point, fold], abs=1e-12)
     assert len(set(expected.values())) == len(expected)
     assert {pair: fit.value for pair, fit in ours.items()} == pytest.approx(expected, abs=1e-6)
-    assert {fit.solver for fit in ours.values()} == {"xgboost, shared matrix"}
+    assert {fit.solver for fit in ours.values()} == {"xgboost, a matrix a fold"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_one_matrix_of_all_rows_serves_every_fold(rows: DataFrame, weighted: bool) -> None:
-    """As XGBoost itself trains on the rows of a fold with the cuts of all rows; scikit-learn judges."""
+def test_a_model_is_that_of_the_rows_of_its_fold(rows: DataFrame, weighted: bool) -> None:
+    """As XGBoost itself trains on them; scikit-learn judges."""
     settings = {"weight_col": "weight"} if weighted else {}
     last = SparkXGBClassifier(label_col="two", **COMMON, **settings)
     evaluator = BinaryClassificationEvaluator(
@@ -149,12 +149,11 @@ def test_one_matrix_of_all_rows_serves_every_fold(rows: DataFrame, weighted: boo
     x = np.array([vector.toArray() for vector in local["features"]], dtype=np.float32)
     y, fold = local["two"].to_numpy(), local["fold"].to_numpy()
     weight = local["weight"].to_numpy() if weighted else np.ones(ROWS)
-    whole = xgboost.QuantileDMatrix(x, y)
     expected = {}
     for point, (depth, count) in enumerate(((2, 8), (4, 5))):
         for k in range(FOLDS):
             train, valid = fold != k, fold == k
-            part = xgboost.QuantileDMatrix(x[train], y[train], weight=weight[train], ref=whole)
+            part = xgboost.QuantileDMatrix(x[train], y[train], weight=weight[train])
             parameters = {"max_depth": depth, "objective": "binary:logistic", "nthread": 1}
             margin = xgboost.train(parameters, part, count).inplace_predict(x[valid], predict_type="margin")
             expected[point, k] = metrics.roc_auc_score(y[valid], margin, sample_weight=weight[valid])
@@ -162,7 +161,7 @@ def test_one_matrix_of_all_rows_serves_every_fold(rows: DataFrame, weighted: boo
 
 
 @pytest.mark.slow
-def test_one_matrix_serves_models_that_stop_early(rows: DataFrame) -> None:
+def test_models_that_stop_early(rows: DataFrame) -> None:
     """As XGBoost trains on the rows of a fold that are not aside, and stops by those that are; a model that stopped predicts by its best."""
     last = SparkXGBClassifier(label_col="two", weight_col="weight", **{**COMMON, "n_estimators": 60}, **EARLY)
     judge = BinaryClassificationEvaluator(labelCol="two", numBins=0)
@@ -173,12 +172,11 @@ def test_one_matrix_serves_models_that_stop_early(rows: DataFrame) -> None:
     x = np.array([vector.toArray() for vector in local["features"]], dtype=np.float32)
     columns = (local[name].to_numpy() for name in ("two", "fold", "weight", "aside"))
     y, fold, weight, aside = columns
-    whole = xgboost.QuantileDMatrix(x, y)
     values, rounds = {}, {}
     for point, depth in enumerate((2, 4)):
         for k in range(FOLDS):
             trains, stops = (fold != k) & ~aside, (fold != k) & aside
-            train = xgboost.QuantileDMatrix(x[trains], y[trains], weight=weight[trains], ref=whole)
+            train = xgboost.QuantileDMatrix(x[trains], y[trains], weight=weight[trains])
             stop = xgboost.QuantileDMatrix(x[stops], y[stops], weight=weight[stops], ref=train)
             parameters = {"max_depth": depth, "objective": "binary:logistic", "nthread": 1, "learning_rate": 0.8}
             model = xgboost.train(
@@ -316,7 +314,7 @@ def test_the_drop_in_takes_it(rows: DataFrame, tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert [(each.solver, each.reason) for each in validator.plan(rows)] == [
-        ("xgboost, shared matrix", "all folds and grid points share the binned rows")
+        ("xgboost, a matrix a fold", "all grid points share the binned rows of a fold")
     ] * 2
     model = validator.fit(rows)
     model.bestModel.write().save(str(tmp_path / "model"))
@@ -409,10 +407,19 @@ def test_the_drop_in_halves(rows: DataFrame, tmp_path: Path) -> None:
 
 @pytest.mark.quick
 def test_work_is_dealt_out_evenly() -> None:
-    """The longest first, each to the task with least to do."""
+    """Fold after fold, so that few tasks bin the rows of the same fold; the longest models of a fold first."""
+    depths = [2, 8, 4, 6, 4]
     requests = [
-        Request(n, 0, {"max_depth": depth}, {"num_boost_round": 10}, {}) for n, depth in enumerate([2, 8, 4, 6, 3])
+        Request(2 * n + fold, fold, {"max_depth": depth}, {"num_boost_round": 10}, {})
+        for n, depth in enumerate(depths)
+        for fold in range(2)
     ]
-    shares = tree_search.dealt(requests, 2)
-    assert [[request.number for request in share] for share in shares] == [[1, 4], [3, 2, 0]]
-    assert [sum(request.work for request in share) for share in shares] == [110.0, 120.0]
+
+    def shares(tasks: int) -> list[list[int]]:
+        return [[request.number for request in share] for share in tree_search.dealt(requests, tasks)]
+
+    assert shares(1) == [[2, 6, 4, 8, 0, 3, 7, 5, 9, 1]]
+    assert shares(2) == [[2, 6, 4, 8, 0], [3, 7, 5, 9, 1]]
+    assert shares(3) == [[2, 6], [4, 8, 0, 3], [7, 5, 9, 1]]
+    assert sorted(number for share in shares(16) for number in share) == list(range(10))
+    assert all(shares(16))

@@ -1,14 +1,14 @@
 """Boosted trees of rows that lie on several workers: each bins its own, and all train each model together.
 
-XGBoost adds up the histograms of its workers, which its tracker, on the driver, brings together. Quantiles are merged when rows are binned, once
-for all models that agree on the bins. Workers are told apart by their numbers, so that sums come in the same order each time.
+XGBoost adds up the histograms of its workers, which its tracker, on the driver, brings together. Quantiles are merged when the rows that a fold trains on
+are binned, once for all its models that agree on the bins. Workers are told apart by their numbers, so that sums come in the same order each time.
 
 A cell has two numbers: `2 c` for rows of the driver's cell c, `2 c + 1` for those of them that are set aside to tell when to stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,13 @@ from models.boosters import Request
 from models.exact.worker.blocks import Array, Blocks, Cell
 
 _MATRICES = "matrices"
-# What XGBoost takes with rows where they come cell by cell.
-OF_FEATURES = ("feature_names", "feature_types", "feature_weights")
 
 
 @dataclass(frozen=True)
 class _Matrices:
-    """Those of a worker: of the rows that train, and of those aside; `bins` says what they are binned for."""
+    """Those of a worker: of the rows that train, and of those aside; `serve` says which models."""
 
-    bins: str
+    serve: tuple[str, int]
     trained: Any
     judged: Any | None
 
@@ -40,7 +38,6 @@ def boost(
     validates: Array,
     features: int,
     aside: bool,
-    of_one_fold: bool,
     classifies: bool,
     group: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -50,7 +47,6 @@ def boost(
         trains, validates: (C), whether the rows of a cell of the driver's do.
         features: how many there are, for a worker without rows.
         aside: whether rows are set aside.
-        of_one_fold: whether all models train on the same rows, so that the matrix holds no others.
         group: arguments of XGBoost's communicator.
 
     Returns:
@@ -63,11 +59,11 @@ def boost(
     with collective.CommunicatorContext(**group, dmlc_task_id=f"{blocks.worker:08d}"):
         # Taken out until the model is there: whoever fails forgets them, and so do the others, who fail with it. Else it would bin while they train.
         matrices = blocks.made.pop(_MATRICES, None)
-        held = [cell for cell in blocks.cells if not of_one_fold or trains[cell.number // 2]]
-        if matrices is None or matrices.bins != request.bins:
-            matrices = _made(held, request, features, aside=aside, weighted=of_one_fold)
-        if not of_one_fold:
-            _weigh(matrices, held, trains)
+        if matrices is None or matrices.serve != request.served_by:
+            matrices = None  # let go before the next one is made
+            matrices = _made(
+                [cell for cell in blocks.cells if trains[cell.number // 2]], request, features, aside=aside
+            )
         model = boosters.train(request, matrices.trained, matrices.judged)
         blocks.made[_MATRICES] = matrices
     valid = [cell for cell in blocks.cells if validates[cell.number // 2]]
@@ -81,57 +77,22 @@ def boost(
     return found | (boosters.kept(model) if blocks.worker == 0 else {})
 
 
-def _made(cells: Sequence[Cell], request: Request, features: int, *, aside: bool, weighted: bool) -> _Matrices:
-    """Binned rows. All that are held train where weights choose among them; else those that are not aside."""
-    first = [cell for cell in cells if not (aside and weighted and cell.number % 2)]
-    trained = _matrix(first, request, features, weighted=weighted)
+def _made(cells: Sequence[Cell], request: Request, features: int, *, aside: bool) -> _Matrices:
+    """The rows of some cells in bins; those aside by the cuts of the others."""
+    trained = _matrix([cell for cell in cells if not (aside and cell.number % 2)], request, features)
     if not aside:
-        return _Matrices(request.bins, trained, None)
-    second = [cell for cell in cells if cell.number % 2]
-    return _Matrices(request.bins, trained, _matrix(second, request, features, weighted=weighted, cuts=trained))
+        return _Matrices(request.served_by, trained, None)
+    judged = _matrix([cell for cell in cells if cell.number % 2], request, features, cuts=trained)
+    return _Matrices(request.served_by, trained, judged)
 
 
-def _weigh(matrices: _Matrices, cells: Sequence[Cell], trains: Array) -> None:
-    """Let rows of cells that train count alone, and those aside tell when to stop."""
-
-    def of(cell: Cell, *, counts: bool) -> Array:
-        return cell.weight if counts and trains[cell.number // 2] else np.zeros(len(cell.weight))
-
-    if matrices.judged is None:
-        _set_weight(matrices.trained, [of(cell, counts=True) for cell in cells])
-        return
-    _set_weight(matrices.trained, [of(cell, counts=not cell.number % 2) for cell in cells])
-    _set_weight(matrices.judged, [of(cell, counts=True) for cell in cells if cell.number % 2])
-
-
-def _set_weight(matrix: Any, weights: Sequence[Array]) -> None:
-    matrix.set_weight(np.concatenate([np.empty(0), *weights]))
-
-
-def _matrix(cells: Sequence[Cell], request: Request, features: int, *, weighted: bool, cuts: Any | None = None) -> Any:
-    """Rows of cells one after the other, read cell by cell: they are never held twice."""
-    import xgboost
-
+def _matrix(cells: Sequence[Cell], request: Request, features: int, *, cuts: Any | None = None) -> Any:
+    """Rows of cells one after the other; a worker without rows says how many features there are."""
     nothing = np.empty(0)
-    of_features = {name: value for name, value in request.matrix.items() if name in OF_FEATURES}
     several = list(cells) or [Cell(0, np.empty((0, features)), nothing, nothing, nothing)]
 
-    class OneByOne(xgboost.DataIter):
-        def __init__(self) -> None:
-            super().__init__(release_data=True)
-            self._at = 0
+    def parts() -> Iterator[dict[str, Any]]:
+        for cell in several:
+            yield {"data": cell.dense, "label": cell.label, "weight": cell.weight}
 
-        def next(self, input_data: Any) -> bool:
-            if self._at == len(several):
-                return False
-            cell = several[self._at]
-            weight = {"weight": cell.weight} if weighted else {}
-            input_data(data=cell.dense, label=cell.label, **of_features, **weight)
-            self._at += 1
-            return True
-
-        def reset(self) -> None:
-            self._at = 0
-
-    arguments = {name: value for name, value in request.quantiles.items() if name not in OF_FEATURES}
-    return xgboost.QuantileDMatrix(OneByOne(), **arguments, ref=cuts)
+    return boosters.binned(parts, request, cuts=cuts)
