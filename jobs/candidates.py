@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pyspark.ml import Model, Pipeline
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs.device_times import Models
 from jobs.kept_rows import kept
 from jobs.runs import Run
 from jobs.trial_log import TrialLog
@@ -58,11 +60,13 @@ def try_all(
     plans: list[Plan],
     pipelines: Mapping[str, Pipeline],
     log: TrialLog,
+    models: Models,
     held: ExitStack,
 ) -> tuple[Winner, list[TuningResult]]:
     """Try all candidates in file order, then a stack of them; of equally good points the first one wins.
 
     Args:
+        models: are told how long they took.
         held: holds what the winner's model is made of.
 
     Raises:
@@ -94,7 +98,9 @@ def try_all(
             halving=plan.spec.halving,
             since=plan.since,
         )
+        started = time.monotonic()
         result = grid_search.tune(wanted, rows, known=known, on_trial=on_trial, on_pass=steps.passed, keep_models=True)
+        models.add(time.monotonic() - started, len(result.trials) - len(known))
         log.flush()
         return result
 

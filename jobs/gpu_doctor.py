@@ -63,6 +63,11 @@ def _packages() -> Iterator[Check]:
         found = installed(package)
         cure = "" if found else f"Expected for linear and logistic searches: {install}."
         yield Check(package, found or "not installed", cure)
+    for package in ("cuml-cu13", "spark-rapids-ml"):
+        # Without them forests, KMeans and PCA are fitted on processors, as all other estimators are.
+        yield Check(
+            package, installed(package) or "not installed: only for forests, KMeans and PCA (millrace[rapids-ml])"
+        )
     import xgboost
 
     if xgboost.build_info().get("USE_CUDA"):

@@ -8,14 +8,16 @@ import zipfile
 from pathlib import Path
 
 import pyspark
+from pyspark.sql import SparkSession
 
 from conf.schema import Environment
 from jobs import jars, nvidia_smi
-from models.gpus import NoGpu
+from models.gpus import Choice, Measured, NoGpu
 from transforms.errors import ConfigError
 
 PLUGINS, PLUGIN = "spark.plugins", "com.nvidia.spark.SQLPlugin"
 MODE, EXPLAINS = "spark.rapids.sql.mode", "explainOnly"
+ENABLED = "spark.rapids.sql.enabled"
 CLASS_PATH = "spark.driver.extraClassPath"
 # One folder of classes for each version: `spark420` for Spark 4.2.0; `spark400db173` is a vendor's own.
 _VERSION = re.compile(r"spark(\d)(\d)(\d+)/")
@@ -46,7 +48,6 @@ def decided(environment: Environment, *, is_local: bool) -> Environment:
         )
     problem = without_gpu() if is_local else ""
     if not problem:
-        log.info("Spark SQL on GPU: %s names NVIDIA's plugin", PLUGINS)
         return environment
     if environment.gpu == "require":
         raise NoGpu(f"A GPU is required (environment {environment.name}), and there is none for Spark SQL: {problem}.")
@@ -55,6 +56,25 @@ def decided(environment: Environment, *, is_local: bool) -> Environment:
     spark = {name: value for name, value in environment.spark.items() if not name.startswith("spark.rapids.")}
     kept = {**spark, PLUGINS: ",".join(others)} if others else {k: v for k, v in spark.items() if k != PLUGINS}
     return environment.model_copy(update={"spark": kept})
+
+
+def is_loaded(spark: SparkSession) -> bool:
+    """Whether the session has the plugin."""
+    return PLUGIN in str(spark.sparkContext.getConf().get(PLUGINS, "")).split(",")
+
+
+def choose(spark: SparkSession, mode: str, times: Measured | None) -> Choice | None:
+    """Where Spark SQL runs from here on, and why; it is logged. None for a session without the plugin, or with one that only explains.
+
+    Args:
+        mode: `gpu` of the environment. With `auto` the faster side has it, where both were measured.
+    """
+    if not is_loaded(spark) or spark.conf.get(MODE, "") == EXPLAINS:
+        return None
+    choice = times.choice if mode == "auto" and times else Choice(True, f"{PLUGINS} names NVIDIA's plugin")
+    spark.conf.set(ENABLED, str(choice.gpu).lower())
+    log.info("Spark SQL on %s", choice)
+    return choice
 
 
 def without_gpu() -> str:

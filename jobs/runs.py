@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pyspark.sql import SparkSession
 
 from conf.schema import Environment, Pipeline
-from jobs import sizes
+from jobs import device_times, rapids, sizes
 from jobs.lake import Lake, Transaction
 from jobs.progress import Progress
 from jobs.storage import Storage
@@ -250,6 +250,7 @@ def stage(
     fitted = sizes.fit(run.spark, lambda: _bytes(run, inputs) if read is None else read, holds_rows=holds_rows)
     if fitted:
         run.progress.message(f"{job}: {fitted}")
+    sql = rapids.choose(run.spark, run.environment.gpu, device_times.of_sql(run.ledger.stages(), job))
     meter, started = Meter(run.spark), time.monotonic()
     with run.progress.stage(job):
         outcome = body(attempt)
@@ -264,7 +265,7 @@ def stage(
         rows_in=outcome.rows_in,
         rows_out=outcome.rows_out,
         seconds=seconds,
-        details=outcome.details,
+        details=outcome.details | ({} if sql is None else {device_times.SQL: asdict(sql)}),
         code=code_fingerprint(),
         recorded_at=datetime.now(UTC).replace(tzinfo=None),
         usage=meter.read(run.environment.price_per_core_hour),

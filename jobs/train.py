@@ -12,8 +12,9 @@ from pyspark.ml.functions import vector_to_array
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from jobs import candidates
+from jobs import candidates, device_times
 from jobs.candidates import Winner
+from jobs.device_times import Models
 from jobs.kept_rows import kept
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
@@ -90,7 +91,9 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         identity = fingerprint("search", _search_specs(run), [plan.spec for plan in plans], inputs, attempt.number)
         log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
         pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
-        winner, results = candidates.try_all(run, rows, plans, pipelines, log, held)
+        models = Models(run.spark, _work(run, plans))
+        held.enter_context(gpus.measured(run.spark, device_times.of_models(run.ledger.stages(), JOB, models.work)))
+        winner, results = candidates.try_all(run, rows, plans, pipelines, log, models, held)
         predictions = _out_of_fold(run, rows, winner)
         # The same search may have another winner, once it is stacked or goes on.
         write = run.lake.merge if _is_written(run, held_out, identity) else run.lake.append
@@ -123,8 +126,16 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
             "search": identity,
             "trials": sum(len(result.trials) for result in results),
             "failed": sum(trial.error is not None for result in results for trial in result.trials),
-            **({"devices": devices} if (devices := gpus.taken(run.spark)) else {}),
+            **models.details(),
         },
+    )
+
+
+def _work(run: Run, plans: list[Plan]) -> str:
+    """The same for searches that do the same to rows."""
+    spec = run.pipeline
+    return fingerprint(
+        spec.features.numeric, spec.features.categorical, spec.split.folds, [plan.spec for plan in plans]
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import takewhile
+from itertools import chain, takewhile
 from multiprocessing.pool import ThreadPool
 from typing import Any
 
@@ -29,7 +29,7 @@ from pyspark.ml.wrapper import JavaParams
 from pyspark.sql import DataFrame
 from pyspark.storagelevel import StorageLevel
 
-from models import trees
+from models import rapids_ml, trees
 from models.folds import Folds
 
 SOLVER = "general"
@@ -189,10 +189,16 @@ def fits(
     Args:
         skip: (point, fold) pairs not to fit.
         keep_models: hand over what makes each model.
+
+    Raises:
+        NoGpu: GPUs are required, and an estimator that spark-rapids-ml knows cannot be fitted on one.
     """
     wanted = {fold: [way for way in routes if (way.point, fold) not in skip] for fold in range(folds.count)}
     if not any(wanted.values()):
         return
+    for stage in chain.from_iterable((*way.prefix, way.last) for way in routes):
+        if rapids_ml.knows(stage):
+            rapids_ml.choose(frame.sparkSession, stage)  # refuses before the first fit
     with cached(frame) as base:
         for fold, ways in wanted.items():
             if ways:
@@ -296,7 +302,14 @@ def _fit_and_evaluate(
 def _fit_last(way: Route, frame: DataFrame) -> list[Transformer]:
     if way.last is None:
         return []
-    return [trees.fit(way.last, frame) if trees.applies(way.last) else way.last.fit(frame)]
+    return [trees.fit(way.last, frame) if trees.applies(way.last) else _fitted(way.last, frame)]
+
+
+def _fitted(stage: Estimator[Any], frame: DataFrame) -> Any:
+    """By its own fit, or on a GPU."""
+    if rapids_ml.knows(stage) and rapids_ml.take(frame.sparkSession, stage):
+        return rapids_ml.fit(stage, frame)
+    return stage.fit(frame)
 
 
 def _assembled(way: Route, memo: Mapping[Any, Transformer], last: list[Transformer]) -> Model:
@@ -323,7 +336,7 @@ def advance(
     for step in steps:
         key, stage = way.keys[: step + 1], way.prefix[step]
         if key not in memo:
-            memo[key] = stage.fit(train) if isinstance(stage, Estimator) else stage
+            memo[key] = _fitted(stage, train) if isinstance(stage, Estimator) else stage
         train, valid = memo[key].transform(train), memo[key].transform(valid)
     return train, valid
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 
 import pyarrow as pa
 from pyspark import TaskContext
 
-FOUND = pa.schema([("gpus", pa.list_(pa.string())), ("arrays", pa.string()), ("trees", pa.string())])
+FOUND = pa.schema(
+    [("gpus", pa.list_(pa.string())), *((stage, pa.string()) for stage in ("arrays", "trees", "estimators"))]
+)
 
 
 def own() -> tuple[int, int]:
@@ -27,11 +30,12 @@ def own() -> tuple[int, int]:
 
 
 def look(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """One row: the GPUs by name and memory, and what keeps arrays and boosted trees off them, empty for nothing."""
+    """One row: the GPUs by name and memory, and what keeps arrays, boosted trees and estimators off them, empty for nothing."""
     for _ in batches:
         pass
     gpus, arrays = _gpus()
-    yield pa.RecordBatch.from_pylist([{"gpus": gpus, "arrays": arrays, "trees": arrays or _trees()}], FOUND)
+    found = {"gpus": gpus, "arrays": arrays, "trees": arrays or _trees(), "estimators": arrays or _estimators()}
+    yield pa.RecordBatch.from_pylist([found], FOUND)
 
 
 def _gpus() -> tuple[list[str], str]:
@@ -64,3 +68,8 @@ def _trees() -> str:
     if xgboost.build_info().get("USE_CUDA"):
         return ""
     return "XGBoost of the workers was built without CUDA: replace xgboost-cpu by xgboost there, as `millrace doctor --gpu` says"
+
+
+def _estimators() -> str:
+    missing = [name for name in ("cuml", "spark_rapids_ml") if importlib.util.find_spec(name) is None]
+    return f"Python of the workers cannot import {missing[0]}: install millrace[rapids-ml] there" if missing else ""

@@ -7,6 +7,8 @@ have no GPU.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +18,12 @@ from transforms.errors import ConfigError, MillraceError
 
 SETTING = "spark.millrace.gpu"
 MODES = ("never", "auto", "require")
-Stage = Literal["arrays", "trees"]
+Stage = Literal["arrays", "trees", "estimators"]
+# What a pipeline is expected to have; estimators that spark-rapids-ml knows are asked for when there are any.
 STAGES: tuple[Stage, ...] = ("arrays", "trees")
 _found: dict[str, Found] = {}
-_taken: dict[str, dict[str, str]] = {}
+_taken: dict[str, dict[Stage, Choice]] = {}
+_measured: dict[str, Mapping[Stage, Measured]] = {}
 log = logging.getLogger(__name__)
 
 
@@ -35,12 +39,13 @@ class Found:
 
     Attributes:
         gpus: names and memory.
-        arrays, trees: what keeps arrays, and boosted trees, off them; empty for nothing.
+        arrays, trees, estimators: what keeps arrays, boosted trees and the estimators of spark-rapids-ml off them; empty for nothing.
     """
 
     gpus: tuple[str, ...]
     arrays: str
     trees: str
+    estimators: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,31 @@ class Choice:
         return f"{'GPU' if self.gpu else 'CPU'}: {self.reason}"
 
 
-def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None, divided: bool = False) -> Choice:
+@dataclass(frozen=True)
+class Measured:
+    """Seconds that something took on either side, when it was last measured."""
+
+    what: str
+    cpu: float
+    gpu: float
+
+    @property
+    def choice(self) -> Choice:
+        """The faster side."""
+        took = (
+            f"{self.what} took {self.gpu:.3g} s on GPUs and {self.cpu:.3g} s on processors when they were last measured"
+        )
+        return Choice(self.gpu < self.cpu, took)
+
+
+def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None, against: str = "") -> Choice:
     """Where a stage would run.
 
     Args:
-        divided: whether workers train each model together, which they do on processors.
-        passes: over the rows, None where the data decide. With `auto` a stage of known passes, which are one or two, stays:
-            reading the rows takes longer than the arithmetic that a GPU would save (`scripts/bench gpu_linear`).
+        against: what of this stage keeps it off any GPU; empty for nothing.
+        passes: over the rows, None where the data decide. With `auto` a stage of known passes, which are one or two, stays where no
+            measurement says otherwise: reading the rows takes longer than the arithmetic that a GPU would save
+            (`scripts/bench gpu_linear`).
 
     Raises:
         ConfigError: the setting is none of its values.
@@ -71,31 +94,41 @@ def choose(spark: SparkSession, stage: Stage, *, passes: int | None = None, divi
         raise ConfigError(f"{SETTING} is '{mode}'; expected one of {', '.join(MODES)}.")
     if mode == "never":
         return Choice(False, f"{SETTING} is never")
-    has = found(spark)
-    problem = has.arrays if stage == "arrays" else has.trees
-    if divided and not problem:
-        problem = "rows that no worker has room for are divided, and workers train on their part of them on processors"
+    problem = getattr(found(spark), stage) or against
     if problem and mode == "require":
         raise NoGpu(f"A GPU is required ({SETTING}), and there is none to use for {stage}: {problem}.")
     if problem:
         return Choice(False, problem)
+    if mode == "auto" and (times := _measured.get(spark.sparkContext.applicationId, {}).get(stage)):
+        return times.choice
     if mode == "auto" and passes is not None:
         return Choice(False, f"of {passes} pass(es) over the rows, reading them takes most")
-    return Choice(True, f"workers have {'; '.join(has.gpus)}")
+    return Choice(True, f"workers have {'; '.join(found(spark).gpus)}")
 
 
-def take(spark: SparkSession, stage: Stage, *, passes: int | None = None, divided: bool = False) -> bool:
-    """As `choose`, for a stage that runs now: where it does is logged and kept for `taken`."""
-    choice = choose(spark, stage, passes=passes, divided=divided)
+def take(spark: SparkSession, stage: Stage, *, passes: int | None = None, against: str = "") -> bool:
+    """As `choose`, for a stage that runs now: where it does is logged, unless it is never a GPU, and kept for `taken`."""
+    choice = choose(spark, stage, passes=passes, against=against)
     if spark.conf.get(SETTING, "never") != "never":
         log.info("%s on %s", stage, choice)
-        _taken.setdefault(spark.sparkContext.applicationId, {})[stage] = str(choice)
+    _taken.setdefault(spark.sparkContext.applicationId, {})[stage] = choice
     return choice.gpu
 
 
-def taken(spark: SparkSession) -> dict[str, str]:
-    """Where each stage ran last, and why, since this was asked before; empty with `never`."""
+def taken(spark: SparkSession) -> dict[Stage, Choice]:
+    """Where each stage ran last, and why, since this was asked before."""
     return _taken.pop(spark.sparkContext.applicationId, {})
+
+
+@contextmanager
+def measured(spark: SparkSession, times: Mapping[Stage, Measured]) -> Iterator[None]:
+    """Until the end of the context `auto` goes by these times, stage by stage where there are any."""
+    application = spark.sparkContext.applicationId
+    _measured[application] = times
+    try:
+        yield
+    finally:
+        del _measured[application]
 
 
 def require(spark: SparkSession) -> None:
@@ -121,5 +154,5 @@ def found(spark: SparkSession) -> Found:
 
         schema = from_arrow_schema(gpu_task.FOUND)
         row = spark.range(0, 1, 1, 1).mapInArrow(gpu_task.look, schema).collect()[0]
-        _found[application] = Found(tuple(row["gpus"]), row["arrays"], row["trees"])
+        _found[application] = Found(tuple(row["gpus"]), row["arrays"], row["trees"], row["estimators"])
     return _found[application]

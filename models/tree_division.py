@@ -22,6 +22,7 @@ SMALL = 2**28
 BYTES_A_VALUE, BYTES_A_ROW = 5, 32
 WHOLE = "xgboost, a matrix a fold"
 DIVIDED = "xgboost, rows divided"
+NOT_ON_GPU = "rows that no worker has room for are divided, and workers train on their part of them on processors"
 NEVERTHELESS = "One task holds all rows of boosted trees nevertheless (%s), because there are no workers that wait: %s."
 
 

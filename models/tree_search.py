@@ -266,7 +266,7 @@ class _Search:
         parted = [] if division.tasks else [each for each in requests if boosters.is_binned(each.booster)]
         whole = [each for each in requests if each not in parted]
         if parted:
-            gpus.take(spark, "trees", divided=True)
+            gpus.take(spark, "trees", against=tree_division.NOT_ON_GPU)
             try:
                 answered = list(data_parallel_trees.answers(rows.frame, division.features, parted, training))
                 yield from ({**answer, "solver": tree_division.DIVIDED} for answer in answered)

@@ -54,7 +54,7 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
     booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
     request = Request(0, 0, booster, rounds, matrix)
     division = tree_division.of_inputs(prepared, 1, binned=is_binned(estimator))
-    gpu = gpus.take(frame.sparkSession, "trees", divided=not division.tasks)
+    gpu = gpus.take(frame.sparkSession, "trees", against="" if division.tasks else tree_division.NOT_ON_GPU)
     if not division.tasks:
         try:
             return model_of(estimator, *_fit_together(prepared, division.features, request))

@@ -14,7 +14,8 @@ from pyspark.ml.tuning import CrossValidatorModel
 from pyspark.ml.util import DefaultParamsReader, MLWriter
 from pyspark.sql import DataFrame
 
-from models import any_estimator, exact_estimator, gpus, retuning, tree_division, tree_search, trees
+from models import any_estimator, exact_estimator, gpus, rapids_ml, retuning, tree_division, tree_search, trees
+from models.any_estimator import Route
 from models.exact.driver.statistics import Statistics
 from models.folds import Folds, with_hash_folds
 from models.grid_search import Path, Search, fit, path, tune
@@ -227,7 +228,7 @@ class CrossValidator(stock.CrossValidator):
             }[taken]
             passes = exact_estimator.passes(way, evaluator) if taken is Path.EXACT else None
             parameters = {param.name: value for param, value in extra.items()}
-            device = _device(dataset, taken, passes, divided=solver == tree_division.DIVIDED)
+            device = _device(dataset, way, taken, passes, divided=solver == tree_division.DIVIDED)
             planned.append(PlannedFit(point, parameters, solver, reason, passes, size, device))
         return tuple(planned)
 
@@ -350,11 +351,15 @@ class CrossValidatorReader(stock.CrossValidatorReader):
         return loaded
 
 
-def _device(dataset: DataFrame, taken: Path, passes: int | None, *, divided: bool) -> str:
-    if taken is Path.GENERAL:
-        return "CPU: the estimator fits itself"
-    stage: gpus.Stage = "arrays" if taken is Path.EXACT else "trees"
-    return str(gpus.choose(dataset.sparkSession, stage, passes=passes, divided=divided))
+def _device(dataset: DataFrame, way: Route, taken: Path, passes: int | None, *, divided: bool) -> str:
+    spark = dataset.sparkSession
+    if taken is Path.EXACT:
+        return str(gpus.choose(spark, "arrays", passes=passes))
+    if taken is Path.BOOSTED:
+        return str(gpus.choose(spark, "trees", against=tree_division.NOT_ON_GPU if divided else ""))
+    if way.last is not None and rapids_ml.knows(way.last):
+        return str(rapids_ml.choose(spark, way.last))
+    return "CPU: the estimator fits itself"
 
 
 def _bytes_per_worker(dataset: DataFrame) -> int:

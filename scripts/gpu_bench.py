@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyspark.ml import Estimator
 from pyspark.ml import tuning as stock
+from pyspark.ml.evaluation import Evaluator
+from pyspark.ml.param import Param
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.schema import Environment
@@ -21,13 +26,28 @@ def started(bench: str, stage: gpus.Stage, driver_memory: str) -> SparkSession:
     """A session whose workers can use a GPU; without one it says so, and the process ends with `NO_GPU`."""
     spark = session.build(Environment(driver_memory=driver_memory), app=f"bench {bench}")
     found = gpus.found(spark)
-    problem = found.arrays if stage == "arrays" else found.trees
+    problem = getattr(found, stage)
     if problem:
         spark.stop()
         paired.told(f"{Path(__file__).stem}: {bench} needs a GPU: {problem}. Nothing was measured.")
         sys.exit(NO_GPU)
     paired.told(f"GPU        {'; '.join(found.gpus)}")
     return spark
+
+
+def rapids(
+    estimator: Estimator[Any], grid: Sequence[Mapping[Param[Any], Any]], evaluator: Evaluator, folds: int
+) -> stock.CrossValidator:
+    """NVIDIA's spark-rapids-ml on the same problem: its own CrossValidator over its estimator of the same name, in doubles."""
+    module = importlib.import_module(type(estimator).__module__.replace("pyspark.ml", "spark_rapids_ml"))
+    given = {param.name: estimator.getOrDefault(param) for param in estimator.params if estimator.isSet(param)}
+    theirs: Any = getattr(module, type(estimator).__name__)(float32_inputs=False, **given)
+    validator: Any = importlib.import_module("spark_rapids_ml.tuning").CrossValidator
+    points = [{theirs.getParam(param.name): value for param, value in point.items()} for point in grid]
+    found: stock.CrossValidator = validator(
+        estimator=theirs, estimatorParamMaps=points, evaluator=evaluator, numFolds=folds, foldCol="fold"
+    )
+    return found
 
 
 def on_both(

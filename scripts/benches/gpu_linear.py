@@ -2,16 +2,19 @@
 
 One session, one cached vector column, 5 folds x 20 and 5 x 12 points: `spark.millrace.gpu` is `require` for ours and `never` for the
 peer. `ours_s`, `peer_s` and `ratio` are those of logistic regression. `quality` compares metrics of all points and coefficients of the
-best model. Without a GPU it says so, and the exit code is 3.
+best model. Where cuML is installed, NVIDIA's spark-rapids-ml searches the same on the same GPU, once warm: `rapids_s`. Without a GPU it says so,
+and the exit code is 3.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from models import gpus
 from scripts import gpu_bench, paired, tuning_bench
 from scripts.benches import linear_cv, logistic_cv
 
@@ -33,6 +36,12 @@ def main() -> int:
             ours, _ = tuning_bench.validators(*problem())
             timings, mine, theirs = gpu_bench.on_both(ours, frame, given.pairs)
             quality[f"{name}_metrics_apart"] = tuning_bench.metrics_apart(mine, theirs)
+            if not gpus.found(spark).estimators:
+                rapids = gpu_bench.rapids(*problem(), tuning_bench.FOLDS)
+                rapids.fit(frame)
+                rapids_s, _ = paired.seconds(partial(rapids.fit, frame))
+                paired.told(f"rapids     {rapids_s:.2f} s, {rapids_s / timings.ours_s:.1f} times ours")
+                scaling[f"{name}_rapids"] = {"rapids_s": rapids_s, "rapids_ratio": rapids_s / timings.ours_s}
             quality[f"{name}_coefficients_apart"] = tuning_bench.coefficients_apart(mine, theirs)
             scaling[name] = {
                 "gpu_s": timings.ours_s, "cpu_s": timings.peer_s, "ratio": timings.ratio, "gpu_cold_s": timings.ours_cold,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ pytestmark = [
 PACKAGES = [
     Check("cupy-cuda13x", "not installed", "Expected for linear and logistic searches: pip install 'millrace[gpu]' on every worker."),
     Check("array-api-compat", "not installed", "Expected for linear and logistic searches: pip install 'millrace[gpu]' on every worker."),
+    Check("cuml-cu13", "not installed: only for forests, KMeans and PCA (millrace[rapids-ml])"),
+    Check("spark-rapids-ml", version("spark-rapids-ml")),
     Check(
         "XGBoost",
         f"{xgboost.__version__} without CUDA",

@@ -19,7 +19,7 @@ from xgboost.spark import SparkXGBClassifier
 from jobs import gpu_parity
 from models import gpus
 from models.folds import Folds
-from models.gpus import Choice, NoGpu
+from models.gpus import Choice, Measured, NoGpu
 from models.tuning import CrossValidator, Search, tune
 from transforms.errors import ConfigError
 
@@ -77,11 +77,12 @@ def test_auto_takes_the_processors_and_says_why(
     session: SparkSession, stage: gpus.Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Never silently."""
+    gpus.taken(session)  # by tests before
     session.conf.set(gpus.SETTING, "auto")
     with caplog.at_level(logging.INFO, logger="models.gpus"):
         assert not gpus.take(session, stage)
     assert caplog.messages == [f"{stage} on CPU: {PROBLEM}"]
-    assert gpus.taken(session) == {stage: f"CPU: {PROBLEM}"}
+    assert gpus.taken(session) == {stage: Choice(False, PROBLEM)}
     assert gpus.taken(session) == {}
 
 
@@ -138,6 +139,23 @@ def test_a_stage_that_is_not_worth_it_stays(session: SparkSession, monkeypatch: 
     assert gpus.choose(session, "trees") == Choice(False, "no CUDA in XGBoost")
     session.conf.set(gpus.SETTING, "require")
     assert gpus.choose(session, "arrays", passes=1) == Choice(True, "workers have a GPU")
+
+
+def test_auto_goes_by_what_was_measured(session: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it would do else; what workers have is made up, and what `require` says stands."""
+    monkeypatch.setattr(gpus, "found", lambda spark: gpus.Found(("a GPU",), "", "no CUDA in XGBoost"))
+    session.conf.set(gpus.SETTING, "auto")
+    took = "a model took {} s on GPUs and {} s on processors when they were last measured"
+    for cpu, gpu, passes in ((2.0, 0.5, 1), (0.25, 0.5, None)):
+        with gpus.measured(session, {"arrays": Measured("a model", cpu, gpu), "trees": Measured("a model", 2.0, 0.5)}):
+            assert gpus.choose(session, "arrays", passes=passes) == Choice(
+                gpu < cpu, took.format(f"{gpu:g}", f"{cpu:g}")
+            )
+            assert gpus.choose(session, "trees") == Choice(False, "no CUDA in XGBoost")
+            session.conf.set(gpus.SETTING, "require")
+            assert gpus.choose(session, "arrays", passes=passes) == Choice(True, "workers have a GPU")
+            session.conf.set(gpus.SETTING, "auto")
+    assert gpus.choose(session, "arrays") == Choice(True, "workers have a GPU")
 
 
 @pytest.mark.gpu
