@@ -102,11 +102,16 @@ def train(request: Request, trained: Any, judged: Any | None) -> Any:
     return xgboost.train(dict(request.booster), trained, **rounds, xgb_model=begun)
 
 
-def said(model: Any, values: Any, request: Request, *, classifies: bool) -> Any:
-    """Margins of classes, or predicted values, of rows; a model that may have been stopped early says them by its best round."""
+def said(model: Any, values: Any, request: Request, *, classifies: bool, half: bool = False) -> Any:
+    """Margins of classes, or predicted values, of rows; a model that may have been stopped early says them by its best round.
+
+    Args:
+        half: by the first half of these rounds.
+    """
+    rounds = best_rounds(model)
     return model.inplace_predict(
         values,
-        iteration_range=(0, best_rounds(model)),
+        iteration_range=(0, (rounds + 1) // 2 if half else rounds),
         predict_type="margin" if classifies else "value",
         missing=request.matrix.get("missing", float("nan")),
     )

@@ -39,10 +39,12 @@ class Trained:
 
     Attributes:
         said, label, weight: of the rows that validate, as `margins.Measure` takes them; empty where there are none.
+        half: as `said`, by the first half of the rounds; empty where it was not asked for.
         config, model: of the booster.
     """
 
     said: Array
+    half: Array
     label: Array
     weight: Array
     rounds: int
@@ -62,26 +64,30 @@ class Together:
         self._passes, self._host = passes, host
         self._settings = {"features": features, "aside": aside, "classifies": classifies}
 
-    def train(self, request: Request, trains: Array, validates: Array) -> Trained:
+    def train(self, request: Request, trains: Array, validates: Array, *, halves: bool = False) -> Trained:
         """One model.
 
         Args:
             trains, validates: (C), whether the rows of a cell do.
+            halves: whether it also says what its first half of rounds would.
 
         Raises:
             ModelError: XGBoost refused, or workers died again and again.
         """
         meeting = _Meeting(self._host)
-        fixed = {**self._settings, "request": request, "trains": trains, "validates": validates}
+        fixed = {**self._settings, "request": request, "trains": trains, "validates": validates, "halves": halves}
         try:
             replies = self._passes.run_together("boost", lambda count: {**fixed, "group": meeting.of(count)})
         finally:
             meeting.end()
-        said = [reply["said"] for reply in replies if reply["said"] is not None]
         label, weight = (np.concatenate([reply[name] for reply in replies]) for name in ("label", "weight"))
         first = next(reply for reply in replies if "model" in reply)
-        whole = np.concatenate(said) if said else np.empty(0)
-        return Trained(whole, label, weight, first["rounds"], first["config"], first["model"])
+
+        def whole(name: str) -> Array:
+            parts = [reply[name] for reply in replies if reply[name] is not None]
+            return np.concatenate(parts) if parts else np.empty(0)
+
+        return Trained(whole("said"), whole("half"), label, weight, first["rounds"], first["config"], first["model"])
 
 
 @contextmanager
@@ -129,9 +135,12 @@ def answers(
             started = time.monotonic()
             found = dict(_NOTHING)
             try:
-                made = trees.train(request, training.trains[request.fold], training.validates[request.fold])
+                cells = training.trains[request.fold], training.validates[request.fold]
+                made = trees.train(request, *cells, halves=training.halves)
                 found["rounds"] = made.rounds
                 found["value"] = training.measure.value(made.said, made.label, made.weight)
+                if training.halves:
+                    found["half"] = training.measure.value(made.half, made.label, made.weight)
                 if training.keep:
                     found |= {"config": made.config, "model": made.model}
             except ModelError as error:

@@ -33,7 +33,7 @@ from models.exact.driver.barrier import Unavailable
 from models.exact.driver.cells import Cells
 from models.exact.driver.linear_search import is_weighted
 from models.folds import Folds
-from models.halving import Halving
+from models.halving import Halving, promise
 from models.margins import Measure
 from models.tree_division import Division
 from models.tree_task import ANSWER, CELL, ORDINAL, Training
@@ -132,10 +132,12 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _State:
-    """How far a model is: what its task answered last."""
+    """How far a model is: what its task answered last, and whether it has stopped early."""
 
     value: float | None
     seconds: float
+    half: float | None = None
+    stopped: bool = False
     rounds: int | None = None
     error: Exception | None = None
     config: str = ""
@@ -249,20 +251,23 @@ class _Search:
         if not requests:
             return {pair: states[pair] for pair in pairs}
         advanced = {pair: states[pair] for pair in pairs}
-        for row in self._answers(rows, requests, keep=self._keep_models or shares[1] < 1):
+        for row in self._answers(rows, requests, is_last=shares[1] == 1):
             pair = pairs[row["number"]]
             error = None if row["error"] is None else ModelError(row["error"])
             seconds = states[pair].seconds + row["seconds"]
+            last = _rounds(arguments[pair[0]][1], shares[1])
             advanced[pair] = _State(
-                row["value"], seconds, row["rounds"], error, row["config"], row["model"], row["solver"]
-            )
+                row["value"], seconds, row["half"], (row["rounds"] or 0) < last,
+                row["rounds"], error, row["config"], row["model"], row["solver"],
+            )  # fmt: skip
         return advanced
 
-    def _answers(self, rows: _Rows, requests: Sequence[Request], *, keep: bool) -> Iterator[dict[str, Any]]:
+    def _answers(self, rows: _Rows, requests: Sequence[Request], *, is_last: bool) -> Iterator[dict[str, Any]]:
         """A row of ANSWER for each model, with its `solver`: by tasks that hold all rows or by workers that hold a part."""
         spark, division, cells = rows.frame.sparkSession, rows.division, Cells.of(self._folds)
         classifies = _classifies(self._routes[0].last)
-        training = Training(cells.trains, cells.validates, self._measure, classifies, keep)
+        keep = self._keep_models or not is_last
+        training = Training(cells.trains, cells.validates, self._measure, classifies, keep, halves=not is_last)
         parted = [] if division.tasks else [each for each in requests if boosters.is_binned(each.booster)]
         whole = [each for each in requests if each not in parted]
         if parted:
@@ -285,7 +290,7 @@ class _Search:
         sign = 1 if self._larger_is_better else -1
         values: dict[int, list[float]] = {}
         for (k, _), state in states.items():
-            values.setdefault(k, []).append(sign * (np.nan if state.value is None else state.value))
+            values.setdefault(k, []).append(sign * _promise(state, share))
         most = max((len(each) for each in values.values()), default=0)
         means = {
             self._routes[k].point: float(np.mean(each)) if len(each) == most else np.nan for k, each in values.items()
@@ -313,6 +318,13 @@ def _of_tasks(frame: DataFrame, requests: Sequence[Request], training: Training,
     # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
     with ThreadPool(len(dealt_out)) as pool:
         return list(chain.from_iterable(pool.map(inheritable_thread_target(frame.sparkSession)(answers), dealt_out)))
+
+
+def _promise(state: _State, share: float) -> float:
+    """What a model may have at the end; one that has stopped early is there."""
+    if state.value is None or state.half is None:
+        return np.nan
+    return state.value if state.stopped else promise(state.value, state.half, share)
 
 
 def _rounds(rounds: Mapping[str, Any], share: float) -> int:

@@ -27,12 +27,16 @@ from models.margins import Measure
 Array = npt.NDArray[Any]
 # `ASIDE` marks rows that tell when to stop, by the name that `xgboost.spark` gives the column.
 ORDINAL, CELL, ASIDE = "ordinal", "cell", "validationIndicator"
+# What XGBoost raises of rows or parameters: its own error is a ValueError.
+_REFUSALS = (ValueError, TypeError)
 # So many values are copied at once to be binned.
 PART = 2**23
+# `half` is the value by the first half of the rounds.
 ANSWER = pa.schema(
     [
         ("number", pa.int32()),
         ("value", pa.float64()),
+        ("half", pa.float64()),
         ("seconds", pa.float64()),
         ("rounds", pa.int32()),
         ("error", pa.string()),
@@ -50,6 +54,7 @@ class Training:
         trains, validates: (K, C), whether a fold trains or validates on the rows of a cell.
         classifies: whether predictions are margins of classes.
         keep: whether models come back, and not their values alone.
+        halves: whether their first half of rounds is judged, too.
         gpu: whether they are trained on a GPU, one after the other.
     """
 
@@ -58,6 +63,7 @@ class Training:
     measure: Measure
     classifies: bool
     keep: bool
+    halves: bool = False
     gpu: bool = False
 
     def run(self, batches: Iterable[pa.RecordBatch], requests: Sequence[Request]) -> Iterator[pa.RecordBatch]:
@@ -80,28 +86,42 @@ class Training:
         self, rows: Mapping[str, Any], cell: Array, fold: int, requests: Sequence[Request]
     ) -> Iterator[pa.RecordBatch]:
         """Models that the same matrix serves, which is let go before the next one is made."""
-        matrices = Matrices.of(rows, requests[0], self.trains[fold][cell])
+        started = time.monotonic()
+        try:
+            matrices = Matrices.of(rows, requests[0], self.trains[fold][cell])
+        except _REFUSALS as error:
+            seconds = (time.monotonic() - started) / len(requests)
+            yield from (_answer(request, seconds, error=_first_line(error)) for request in requests)
+            return
         for request in requests:
             yield self._trained(rows, cell, matrices, request)
 
     def _trained(self, rows: Mapping[str, Any], cell: Array, matrices: Matrices, request: Request) -> pa.RecordBatch:
         started = time.monotonic()
-        found: dict[str, Any] = {"value": None, "rounds": None, "error": None, "config": None, "model": None}
+        found: dict[str, Any] = {}
         try:
             model = boosters.train(request, matrices.trained, matrices.judged)
             found["rounds"] = model.num_boosted_rounds()
             valid = np.flatnonzero(self.validates[request.fold][cell])
-            said: Any = boosters.said(model, rows["values"][valid], request, classifies=self.classifies)
-            if self.gpu:
-                said = said.get()
+            values, label = rows["values"][valid], rows["label"][valid]
             weight = rows["weight"][valid] if "weight" in rows else np.ones(len(valid))
-            found["value"] = self.measure.value(said, rows["label"][valid], weight)
+            for name in ("value", "half") if self.halves else ("value",):
+                said: Any = boosters.said(model, values, request, classifies=self.classifies, half=name == "half")
+                found[name] = self.measure.value(said.get() if self.gpu else said, label, weight)
             if self.keep:
                 found |= boosters.kept(model)
-        except (ValueError, TypeError) as error:  # XGBoostError is a ValueError
-            found["error"] = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        whole = {"number": request.number, "seconds": time.monotonic() - started, **found}
-        return pa.RecordBatch.from_pylist([whole], ANSWER)
+        except _REFUSALS as error:
+            found["error"] = _first_line(error)
+        return _answer(request, time.monotonic() - started, **found)
+
+
+def _answer(request: Request, seconds: float, **found: Any) -> pa.RecordBatch:
+    whole = {**dict.fromkeys(ANSWER.names), "number": request.number, "seconds": seconds, **found}
+    return pa.RecordBatch.from_pylist([whole], ANSWER)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from models.halving import Halving
+from models.halving import Halving, promise
 
 pytestmark = pytest.mark.quick
 
@@ -27,6 +27,16 @@ def test_the_best_go_on() -> None:
     scores = {0: 0.5, 1: 0.9, 2: math.nan, 3: 0.7, 4: 0.7, 5: 0.8, 6: 0.1}
     assert halving.going_on(first, scores) == {1, 5, 3}
     assert last == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "share", "expected"),
+    [(0.7, 0.6, 1 / 4, 0.9), (0.7, 0.6, 1.0, 0.7), (0.5, 0.75, 1 / 2, 0.25), (0.6, 0.7, 1 / 8, 0.3)],
+    ids=["two doublings", "at the end", "a loss", "overfitting"],
+)
+def test_what_a_point_promises(value: float, half: float, share: float, expected: float) -> None:
+    """The last doubling's gain, as often as its rounds will double."""
+    assert promise(value, half, share) == pytest.approx(expected)
 
 
 def test_fewer_go_on_where_most_failed() -> None:

@@ -405,6 +405,23 @@ def test_the_drop_in_halves(rows: DataFrame, tmp_path: Path) -> None:
     assert CrossValidator.load(str(tmp_path / "validator")).getHalving() == 2
 
 
+@pytest.mark.slow
+def test_rows_that_xgboost_refuses_fail_the_folds_that_train_on_them(rows: DataFrame) -> None:
+    """A negative weight in fold 0: fold 0 alone does not train on it. All of it in one task."""
+    key = rows.where("fold = 0").agg(F.min("key")).collect()[0][0]
+    frame = rows.withColumn("weight", F.when(F.col("key") == key, -1.0).otherwise(F.col("weight")))
+    last = SparkXGBClassifier(label_col="two", weight_col="weight", **COMMON)
+    judge = BinaryClassificationEvaluator(labelCol="two", numBins=0)
+
+    fits = found(frame, Folds(FOLDS, "fold"), last, grid(last), judge, parallelism=1)
+
+    whole = found(rows, Folds(FOLDS, "fold"), last, grid(last), judge)
+    assert {pair: fit.value for pair, fit in fits.items() if fit.error is None} == {
+        pair: fit.value for pair, fit in whole.items() if pair[1] == 0
+    }
+    assert all("Weights must be positive" in str(fit.error) for (_, fold), fit in fits.items() if fold)
+
+
 @pytest.mark.quick
 def test_work_is_dealt_out_evenly() -> None:
     """Fold after fold, so that few tasks bin the rows of the same fold; the longest models of a fold first."""

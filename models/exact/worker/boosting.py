@@ -39,6 +39,7 @@ def boost(
     features: int,
     aside: bool,
     classifies: bool,
+    halves: bool,
     group: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One model, trained together with the other workers.
@@ -47,10 +48,12 @@ def boost(
         trains, validates: (C), whether the rows of a cell of the driver's do.
         features: how many there are, for a worker without rows.
         aside: whether rows are set aside.
+        halves: whether the first half of the rounds is judged, too.
         group: arguments of XGBoost's communicator.
 
     Returns:
         said, label, weight: of this worker's validation rows, in the order of its cells.
+        half: what is said by the first half of the rounds; None where it is not asked for, or no row validates.
         model, config: of the first worker alone; the others have the same.
         rounds: of the model.
     """
@@ -67,9 +70,14 @@ def boost(
         model = boosters.train(request, matrices.trained, matrices.judged)
         blocks.made[_MATRICES] = matrices
     valid = [cell for cell in blocks.cells if validates[cell.number // 2]]
-    said = [np.asarray(boosters.said(model, cell.dense, request, classifies=classifies)) for cell in valid]
+
+    def said(*, half: bool) -> Array | None:
+        parts = [boosters.said(model, cell.dense, request, classifies=classifies, half=half) for cell in valid]
+        return np.concatenate([np.asarray(part) for part in parts]) if parts else None
+
     found = {
-        "said": np.concatenate(said) if said else None,
+        "said": said(half=False),
+        "half": said(half=True) if halves else None,
         "label": np.concatenate([np.empty(0), *(cell.label for cell in valid)]),
         "weight": np.concatenate([np.empty(0), *(cell.weight for cell in valid)]),
         "rounds": int(model.num_boosted_rounds()),
