@@ -55,7 +55,7 @@ def take(spark: SparkSession, estimator: Estimator[Any]) -> bool:
 def fit(estimator: Estimator[Any], frame: DataFrame) -> Model:
     """Fit an estimator that `take` has chosen a GPU for; in doubles, as MLlib does."""
     with _ONE_AT_A_TIME:
-        model = _counterpart(estimator)(float32_inputs=False, **_of_fit(estimator)).fit(frame).cpu()
+        model = counterpart(estimator)(float32_inputs=False, **_of_fit(estimator)).fit(frame).cpu()
     model._resetUid(estimator.uid)
     fitted: Model = estimator._copyValues(model)
     return fitted
@@ -64,7 +64,7 @@ def fit(estimator: Estimator[Any], frame: DataFrame) -> Model:
 def reason_against(estimator: Estimator[Any]) -> str:
     """Why spark-rapids-ml would not fit the same model, empty where nothing is known against it."""
     try:
-        theirs = _counterpart(estimator)
+        theirs = counterpart(estimator)
     except ImportError as error:
         return f"Python of the driver cannot import {error.name or error}: install millrace[rapids-ml] there"
     names, values = theirs._param_mapping(), theirs._param_value_mapping()
@@ -84,7 +84,12 @@ def _against(spark: SparkSession, estimator: Estimator[Any]) -> str:
     return "" if spark.conf.get(gpus.SETTING, "never") == "never" else reason_against(estimator)
 
 
-def _counterpart(estimator: Estimator[Any]) -> Any:
+def counterpart(estimator: Estimator[Any]) -> Any:
+    """The class of spark-rapids-ml under the name of an estimator of MLlib.
+
+    Raises:
+        ImportError: spark-rapids-ml is not there.
+    """
     module = type(estimator).__module__.replace("pyspark.ml", "spark_rapids_ml")
     return getattr(importlib.import_module(module), type(estimator).__name__)
 

@@ -253,13 +253,18 @@ class _Search:
         advanced = {pair: states[pair] for pair in pairs}
         for row in self._answers(rows, requests, is_last=shares[1] == 1):
             pair = pairs[row["number"]]
-            error = None if row["error"] is None else ModelError(row["error"])
-            seconds = states[pair].seconds + row["seconds"]
-            last = _rounds(arguments[pair[0]][1], shares[1])
+            _, rounds, _ = arguments[pair[0]]
             advanced[pair] = _State(
-                row["value"], seconds, row["half"], (row["rounds"] or 0) < last,
-                row["rounds"], error, row["config"], row["model"], row["solver"],
-            )  # fmt: skip
+                value=row["value"],
+                seconds=states[pair].seconds + row["seconds"],
+                half=row["half"],
+                stopped=(row["rounds"] or 0) < _rounds(rounds, shares[1]),
+                rounds=row["rounds"],
+                error=None if row["error"] is None else ModelError(row["error"]),
+                config=row["config"],
+                model=row["model"],
+                solver=row["solver"],
+            )
         return advanced
 
     def _answers(self, rows: _Rows, requests: Sequence[Request], *, is_last: bool) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from conf.schema import Environment
 from jobs import session
-from models import gpus
+from models import gpus, rapids_ml
 from scripts import paired
 
 NO_GPU = 3
@@ -39,9 +39,8 @@ def rapids(
     estimator: Estimator[Any], grid: Sequence[Mapping[Param[Any], Any]], evaluator: Evaluator, folds: int
 ) -> stock.CrossValidator:
     """NVIDIA's spark-rapids-ml on the same problem: its own CrossValidator over its estimator of the same name, in doubles."""
-    module = importlib.import_module(type(estimator).__module__.replace("pyspark.ml", "spark_rapids_ml"))
     given = {param.name: estimator.getOrDefault(param) for param in estimator.params if estimator.isSet(param)}
-    theirs: Any = getattr(module, type(estimator).__name__)(float32_inputs=False, **given)
+    theirs: Any = rapids_ml.counterpart(estimator)(float32_inputs=False, **given)
     validator: Any = importlib.import_module("spark_rapids_ml.tuning").CrossValidator
     points = [{theirs.getParam(param.name): value for param, value in point.items()} for point in grid]
     found: stock.CrossValidator = validator(

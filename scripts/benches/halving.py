@@ -1,6 +1,6 @@
 """Successive halving of boosted trees, 5 folds x 12 points, against the whole search: the same winner, in how much less time.
 
-    ours        models.tuning.tune with halving 3: all points a ninth of their rounds, the best four a third, the best two all
+    ours        models.tuning.tune with halving 3: all points a ninth of their rounds, the four that promise most a third, two of them all
     peer        the same search without halving
 
 Both sides take turns over other rows for each of 20 seeds. `same` counts equal winners; `as_good` those whose mean metric in the whole
