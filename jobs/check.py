@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterator
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -37,15 +38,28 @@ _MOMENT = (TimestampType, DateType)
 _ORDER = re.compile(r"\s+(asc|desc)(\s+nulls\s+(first|last))?\s*$", re.IGNORECASE)
 
 
-def analyse(spark: SparkSession, loaded: Loaded) -> None:
-    """Check all expressions of a pipeline.
+def analyse(spark: SparkSession, loaded: Loaded, *, trains: bool = True) -> None:
+    """Check all expressions of a pipeline and, for what trains, the estimators and parameters of its candidates.
 
     Raises:
         ConfigError: every problem, each with its place in the file.
     """
-    problems = _Check(spark, loaded.pipeline).problems()
+    problems = [(path, f"{dotted(path)}: {text}") for path, text in _Check(spark, loaded.pipeline).problems()]
+    if trains:
+        problems += _of_candidates(loaded.pipeline)
     if problems:
-        raise ConfigError([loaded.positions.sentence(path, f"{dotted(path)}: {text}") for path, text in problems])
+        raise ConfigError([loaded.positions.sentence(path, text) for path, text in problems])
+
+
+def _of_candidates(pipeline: Pipeline) -> Iterator[tuple[Path, str]]:
+    # MLlib's classes and XGBoost's take a second, which a job that needs none does not have to wait for.
+    from models import search
+
+    try:
+        search.plans(pipeline.train, pipeline.task)
+    except ConfigError as error:
+        for sentence in error.problems:
+            yield tuple(sentence.partition(": ")[0].split(".")), sentence
 
 
 class _Check:

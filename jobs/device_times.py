@@ -71,11 +71,14 @@ def of_models(stages: Iterable[Stage], job: str, work: str) -> dict[gpus.Stage, 
 
 
 def of_sql(stages: Iterable[Stage], job: str) -> Measured | None:
-    """What a job took in earlier stages, which are in the order they were recorded; None while one side is unknown."""
+    """What a job took in earlier stages, which are in the order they were recorded; None while one side is unknown.
+
+    Stages of some days, which read more rows than they compute, are left out.
+    """
     rates = {
         bool(stage.details.get(SQL, {}).get("gpu")): stage.seconds / stage.rows_in * 1e6
         for stage in stages
-        if stage.job == job and stage.rows_in
+        if stage.job == job and stage.rows_in and stage.details.get("days_computed", "all") == "all"
     }
     return _both(f"a million rows of `{job}`", rates)
 

@@ -35,7 +35,8 @@ def _cards() -> Iterator[Check]:
     for index, name, driver, *memory in cards:
         whole, free = (int(figure) if figure.isdigit() else 0 for figure in memory)  # [N/A] where it is the machine's
         found = f"{index}: {name}, {free >> 10} of {whole >> 10} GiB free, driver {driver}"
-        if int(driver.split(".")[0]) < DRIVER:
+        major = driver.split(".")[0]
+        if not major.isdigit() or int(major) < DRIVER:
             yield Check(
                 "GPU", found, f"Expected driver {DRIVER} or newer: CuPy of the extra `gpu` is built for CUDA 13."
             )
@@ -56,7 +57,7 @@ def _asked(query: str) -> list[list[str]] | str:
 
 
 def _packages() -> Iterator[Check]:
-    install = "pip install 'millrace[gpu]' on every worker"
+    install = "uv pip install --editable '.[gpu]' in the folder of millrace, on every worker"
     # Both builds own the same files: whichever came last is there, and removing one breaks the other.
     swap = "pip uninstall --yes xgboost xgboost-cpu, then pip install 'xgboost>=3.2,<3.3', on every worker"
     for package in ("cupy-cuda13x", "array-api-compat"):
@@ -66,7 +67,7 @@ def _packages() -> Iterator[Check]:
     for package in ("cuml-cu13", "spark-rapids-ml"):
         # Without them forests, KMeans and PCA are fitted on processors, as all other estimators are.
         yield Check(
-            package, installed(package) or "not installed: only for forests, KMeans and PCA (millrace[rapids-ml])"
+            package, installed(package) or "not installed: only for forests, KMeans and PCA (the extra rapids-ml)"
         )
     import xgboost
 
@@ -90,7 +91,11 @@ def _sql(environment: Environment) -> Check:
     """Whether Spark SQL runs on GPUs, and leaves room for training."""
     if not rapids.is_asked(environment):
         return Check("Spark SQL", f"on processors: {rapids.PLUGINS} does not name NVIDIA's plugin")
-    share = float(environment.spark.get(SQL_SHARE, "1"))
+    given = environment.spark.get(SQL_SHARE, "1")
+    try:
+        share = float(given)
+    except ValueError:
+        return Check("Spark SQL", f"{SQL_SHARE} is '{given}'", f"Expected a share such as {MOST_FOR_SQL}: set it.")
     found = f"NVIDIA's plugin may take {share:.0%} of a GPU's memory"
     if share <= MOST_FOR_SQL:
         return Check("Spark SQL", found)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 def is_asked(environment: Environment) -> bool:
     """Whether the environment's sessions are to have the plugin."""
-    return PLUGIN in environment.spark.get(PLUGINS, "").split(",")
+    return PLUGIN in _names(environment.spark.get(PLUGINS, ""))
 
 
 def decided(environment: Environment, *, is_local: bool) -> Environment:
@@ -52,7 +52,7 @@ def decided(environment: Environment, *, is_local: bool) -> Environment:
     if environment.gpu == "require":
         raise NoGpu(f"A GPU is required (environment {environment.name}), and there is none for Spark SQL: {problem}.")
     log.info("Spark SQL on CPU: %s", problem)
-    others = [name for name in environment.spark[PLUGINS].split(",") if name != PLUGIN]
+    others = [name for name in _names(environment.spark[PLUGINS]) if name != PLUGIN]
     spark = {name: value for name, value in environment.spark.items() if not name.startswith("spark.rapids.")}
     kept = {**spark, PLUGINS: ",".join(others)} if others else {k: v for k, v in spark.items() if k != PLUGINS}
     return environment.model_copy(update={"spark": kept})
@@ -60,7 +60,12 @@ def decided(environment: Environment, *, is_local: bool) -> Environment:
 
 def is_loaded(spark: SparkSession) -> bool:
     """Whether the session has the plugin."""
-    return PLUGIN in str(spark.sparkContext.getConf().get(PLUGINS, "")).split(",")
+    return PLUGIN in _names(str(spark.sparkContext.getConf().get(PLUGINS, "")))
+
+
+def _names(plugins: str) -> list[str]:
+    """As Spark reads them."""
+    return [name.strip() for name in plugins.split(",")]
 
 
 def choose(spark: SparkSession, mode: str, times: Measured | None) -> Choice | None:

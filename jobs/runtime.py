@@ -37,6 +37,8 @@ JOBS = ("ingest", "features", "train", "evaluate", "promote", "score", "maintain
 # Started alone, these write the report anew; `run` writes it once, at its end.
 REPORTED = ("evaluate", "promote", "score")
 WITH_MODELS = ("run", "train", *REPORTED)
+# Nobody should read all files before the name of a parameter turns out to be wrong.
+TRAINING = ("check", "run", "train")
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ def execute(job: str, arguments: Arguments) -> int:
             summary["application"] = spark.sparkContext.applicationId
             if job != "check":  # which writes nothing
                 storage, folder = Storage(spark), f"{loaded.environment.lake}/ops/outcomes/{loaded.pipeline.pipeline}"
-            check.analyse(spark, loaded)
+            check.analyse(spark, loaded, trains=job in TRAINING)
             if arguments.dry_run:
                 from jobs import plan  # brings every job's libraries with it
 

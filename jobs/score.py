@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from conf.schema import Pipeline
 from jobs.promote import training
 from jobs.runs import Attempt, Outcome, Run, Stage, stage
+from models.preprocessing import fitted_stages
 from transforms import contracts, features, instants
 from transforms.contracts import Contract
 from transforms.errors import ContractError, RefusedError
@@ -129,14 +130,15 @@ def _refusal(pipeline: Pipeline, number: Column, score: Column) -> Column:
 
 def unseen(rows: DataFrame, model: PipelineModel, categorical: tuple[str, ...]) -> dict[str, int]:
     """Categorical feature -> rows whose category the model's training rows did not have; only features that have such rows."""
-    counts = []
-    for indexer in (fitted for fitted in model.stages if isinstance(fitted, StringIndexerModel)):
+    counts = {}
+    for indexer in (fitted for fitted in fitted_stages(model) if isinstance(fitted, StringIndexerModel)):
         inputs = indexer.getInputCols() if indexer.isSet("inputCols") else [indexer.getInputCol()]
         for column, labels in zip(inputs, indexer.labelsArray, strict=True):
             name = column.partition("=")[0]  # `carrier=level` is made of the raw column `carrier`: models.preprocessing
             if name in categorical:
-                counts.append(F.count_if(~F.col(name).isin(list(labels))).alias(name))
-    found = rows.agg(*counts).head() if counts else None
+                # Members of a stack have learnt of the same rows.
+                counts[name] = F.count_if(~F.col(name).isin(list(labels))).alias(name)
+    found = rows.agg(*counts.values()).head() if counts else None
     return {name: count for name, count in found.asDict().items() if count} if found else {}
 
 

@@ -18,8 +18,9 @@ from jobs.device_times import Models
 from jobs.kept_rows import kept
 from jobs.runs import Attempt, Outcome, Run, code_fingerprint, fingerprint, stage
 from jobs.trial_log import TrialLog
-from models import automatic, gpus, metrics, preprocessing, search, trainable
+from models import automatic, gpus, grid_search, metrics, preprocessing, search, trainable
 from models.folds import canonical
+from models.preprocessing import Design
 from models.registry import ModelVersion, Registry
 from models.search import Plan
 from transforms import contracts, features
@@ -69,6 +70,13 @@ def _search_specs(run: Run) -> list[object]:
     return [decisive, spec.task, spec.classes, spec.features.numeric, spec.features.categorical, spec.split.folds]
 
 
+def _devices(run: Run, plans: list[Plan]) -> list[str]:
+    """Where boosted trees are grown, if it may be a GPU: theirs are others, and a search that goes on elsewhere begins anew."""
+    if run.environment.gpu == "never" or not any(plan.design is Design.BOOSTED for plan in plans):
+        return []
+    return ["trees on GPUs" if gpus.choose(run.spark, "trees").gpu else "trees on processors"]
+
+
 def _inputs(run: Run, tables: Tables) -> dict[str, int]:
     """Exact version of each table, as the last run of features for this date wrote it."""
     written = run.ledger.require("features", run.run_date).outputs
@@ -88,11 +96,14 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
     with ExitStack() as held:
         rows = held.enter_context(kept(_training_rows(run, tables, inputs)))
         plans, profile = _plans(run, rows)
-        identity = fingerprint("search", _search_specs(run), [plan.spec for plan in plans], inputs, attempt.number)
-        log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
-        pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
         models = Models(run.spark, _work(run, plans))
         held.enter_context(gpus.measured(run.spark, device_times.of_models(run.ledger.stages(), JOB, models.work)))
+        specs = [*_search_specs(run), *_devices(run, plans), [plan.spec for plan in plans]]
+        identity = fingerprint("search", specs, inputs, attempt.number)
+        log = TrialLog(run.lake, contracts.trials(name), attempt, identity)
+        pipelines = {plan.candidate: plan.pipeline(profile, run.pipeline.train.impute) for plan in plans}
+        for plan in plans:
+            grid_search.require_gpus(run.spark, pipelines[plan.candidate], plan.grid or ({},))
         winner, results = candidates.try_all(run, rows, plans, pipelines, log, models, held)
         predictions = _out_of_fold(run, rows, winner)
         # The same search may have another winner, once it is stacked or goes on.
@@ -100,12 +111,14 @@ def _train(run: Run, tables: Tables, inputs: dict[str, int], attempt: Attempt) -
         commit = write(
             held_out.conform(predictions.withColumn("search", F.lit(identity))),
             held_out,
-            attempt.transaction(held_out, identity),
+            # With further trials an attempt that was interrupted here may have another winner.
+            attempt.transaction(held_out, f"{identity}:{log.version()}"),
         )
         threshold = _threshold(run, held_out, commit.version, identity)
+        chosen = fingerprint(winner.point.candidate, winner.point.parameters)
         run.progress.message(f"train: refitting {candidates.described(winner.point)} on the whole training part")
         logged = _logged(
-            run, winner.fit(rows), winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}"
+            run, winner.fit(rows), winner, rows, inputs, identity, f"{attempt.fingerprint}-{attempt.number}-{chosen}"
         )
         count = rows.count()
     return Outcome(
@@ -135,7 +148,11 @@ def _work(run: Run, plans: list[Plan]) -> str:
     """The same for searches that do the same to rows."""
     spec = run.pipeline
     return fingerprint(
-        spec.features.numeric, spec.features.categorical, spec.split.folds, [plan.spec for plan in plans]
+        spec.features.numeric,
+        spec.features.categorical,
+        spec.split.folds,
+        [plan.spec for plan in plans],
+        spec.train.search.at_once,
     )
 
 
@@ -158,22 +175,28 @@ def _plans(run: Run, rows: DataFrame) -> tuple[list[Plan], preprocessing.Profile
     spec, task = run.pipeline.train, run.pipeline.task
     plans = search.plans(spec, task)
     if plans:
-        return plans, _profile(run, rows, imputes=any(plan.design.imputes for plan in plans))
-    profile = _profile(run, rows, imputes=True)
+        return plans, _profile(run, rows, plans)
+    profile = _profile(run, rows, plans)
     count, deviation = rows.agg(F.count(F.lit(1)), F.stddev(preprocessing.LABEL)).collect()[0]
     chosen = automatic.candidates(task, profile, count, deviation if task == "regression" else 1.0)
     run.progress.message(f"train: the data's size chose {' and '.join(chosen)}")
     return search.plans(spec.model_copy(update={"candidates": chosen}), task), profile
 
 
-def _profile(run: Run, rows: DataFrame, *, imputes: bool) -> preprocessing.Profile:
-    """Refuse rows that nothing can be learnt from, then describe them."""
+def _profile(run: Run, rows: DataFrame, plans: list[Plan]) -> preprocessing.Profile:
+    """Refuse rows that nothing can be learnt from, then describe them; without plans, which the data are to choose, as for a linear one."""
     spec = run.pipeline
     numeric, categorical = spec.features.numeric, spec.features.categorical
     event = spec.features.label.name
     classes = {"binary": (f"{event} = 0", f"{event} = 1"), "multiclass": spec.classes, "regression": ()}[spec.task]
     trainable.check(
-        rows, candidates.folds_of(run), classes=classes, numeric=numeric, categorical=categorical, imputes=imputes
+        rows,
+        candidates.folds_of(run),
+        classes=classes,
+        numeric=numeric,
+        categorical=categorical,
+        imputes=not plans or any(plan.design.imputes for plan in plans),
+        stops_early=any(plan.stops_early for plan in plans),
     )
     return preprocessing.profile(rows, numeric, categorical)
 

@@ -7,7 +7,7 @@ that share them, their output is cached once, cut down to the columns that the l
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -26,7 +26,7 @@ from pyspark.ml.param.shared import HasWeightCol
 from pyspark.ml.regression import FMRegressor
 from pyspark.ml.util import MetaAlgorithmReadWrite
 from pyspark.ml.wrapper import JavaParams
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.storagelevel import StorageLevel
 
 from models import rapids_ml, trees
@@ -128,14 +128,18 @@ def alike(routes: Sequence[Route]) -> list[list[Route]]:
     """Groups of equal feature stages, and of equal class and columns of the last estimator."""
     groups: dict[Any, list[Route]] = {}
     for way in routes:
-        groups.setdefault((way.keys, type(way.last), columns(way.last)), []).append(way)
+        aside = _value(way.last, "validationIndicatorCol")
+        groups.setdefault((way.keys, type(way.last), columns(way.last), aside), []).append(way)
     return list(groups.values())
 
 
 def columns(estimator: Any) -> tuple[Any, ...]:
     """Features, label and weight, None where there is none."""
-    names = ("featuresCol", "labelCol", "weightCol")
-    return tuple(estimator.getOrDefault(name) if estimator.isDefined(name) else None for name in names)
+    return tuple(_value(estimator, name) for name in ("featuresCol", "labelCol", "weightCol"))
+
+
+def _value(estimator: Any, name: str) -> Any:
+    return estimator.getOrDefault(name) if estimator.hasParam(name) and estimator.isDefined(name) else None
 
 
 def who_ignores_weights(estimator: Any) -> str | None:
@@ -196,14 +200,23 @@ def fits(
     wanted = {fold: [way for way in routes if (way.point, fold) not in skip] for fold in range(folds.count)}
     if not any(wanted.values()):
         return
-    for stage in chain.from_iterable((*way.prefix, way.last) for way in routes):
-        if rapids_ml.knows(stage):
-            rapids_ml.choose(frame.sparkSession, stage)  # refuses before the first fit
+    require_gpus(frame.sparkSession, routes)
     with cached(frame) as base:
         for fold, ways in wanted.items():
             if ways:
                 rows = base.filter(folds.trains(fold)), base.filter(folds.validates(fold))
                 yield from _fold(rows, fold, ways, evaluator, parallelism, keep_models)
+
+
+def require_gpus(spark: SparkSession, routes: Iterable[Route]) -> None:
+    """Before any fit: where GPUs are required, make sure that all stages that spark-rapids-ml knows can be fitted on one.
+
+    Raises:
+        NoGpu: they cannot.
+    """
+    for stage in chain.from_iterable((*way.prefix, way.last) for way in routes):
+        if rapids_ml.knows(stage):
+            rapids_ml.choose(spark, stage)
 
 
 @contextmanager
@@ -300,13 +313,13 @@ def _fit_and_evaluate(
 
 
 def _fit_last(way: Route, frame: DataFrame) -> list[Transformer]:
-    if way.last is None:
-        return []
-    return [trees.fit(way.last, frame) if trees.applies(way.last) else _fitted(way.last, frame)]
+    return [] if way.last is None else [fitted(way.last, frame)]
 
 
-def _fitted(stage: Estimator[Any], frame: DataFrame) -> Any:
-    """By its own fit, or on a GPU."""
+def fitted(stage: Estimator[Any], frame: DataFrame) -> Any:
+    """The model of one stage: of boosted trees without a barrier, of others by their own fit, or on a GPU."""
+    if trees.applies(stage):
+        return trees.fit(stage, frame)
     if rapids_ml.knows(stage) and rapids_ml.take(frame.sparkSession, stage):
         return rapids_ml.fit(stage, frame)
     return stage.fit(frame)
@@ -336,7 +349,7 @@ def advance(
     for step in steps:
         key, stage = way.keys[: step + 1], way.prefix[step]
         if key not in memo:
-            memo[key] = _fitted(stage, train) if isinstance(stage, Estimator) else stage
+            memo[key] = fitted(stage, train) if isinstance(stage, Estimator) else stage
         train, valid = memo[key].transform(train), memo[key].transform(valid)
     return train, valid
 

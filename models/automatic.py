@@ -14,7 +14,9 @@ from conf.candidates import Candidate
 from models.preprocessing import Profile
 
 PENALTIES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-ROUNDS, PATIENCE, HALVING = 300, 15, 3
+ROUNDS, PATIENCE, HALVING = 300, 15, 2
+# Of fewer rows a fold may have none that are set aside to tell when to stop.
+FEWEST_TO_STOP = 500
 # Beyond this the linear solvers iterate, and each point costs as much as a fit.
 MANY_FEATURES = 4096
 
@@ -31,7 +33,8 @@ def candidates(task: str, profile: Profile, rows: int, scale: float) -> dict[str
         linear: {"estimator": linear, "grid": _penalties(_width(profile), rows, scale)},
         "boosted_trees": {
             "estimator": "boosted_trees",
-            "params": {"n_estimators": ROUNDS, "early_stopping_rounds": PATIENCE},
+            "params": {"n_estimators": ROUNDS}
+            | ({"early_stopping_rounds": PATIENCE} if rows >= FEWEST_TO_STOP else {}),
             "space": _growth(rows),
             "halving": HALVING,
         },

@@ -354,7 +354,7 @@ def _fitted(way: Route, rows: DataFrame) -> tuple[DataFrame, list[Transformer]]:
     """The features, and all stages fitted, of rows that are `_transformed` already."""
     fitted = []
     for stage in way.prefix:
-        model = stage.fit(rows) if isinstance(stage, Estimator) else stage
+        model = any_estimator.fitted(stage, rows) if isinstance(stage, Estimator) else stage
         if stages.is_shared(stage):
             rows = model.transform(rows)
         fitted.append(model)

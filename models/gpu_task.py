@@ -43,7 +43,7 @@ def _gpus() -> tuple[list[str], str]:
         import cupy
         from array_api_compat import cupy as _  # noqa: F401
     except ImportError as error:
-        return [], f"Python of the workers cannot import {error.name or error}: install millrace[gpu] there"
+        return [], f"Python of the workers cannot import {error.name or error}: install the extra gpu of millrace there"
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -72,4 +72,8 @@ def _trees() -> str:
 
 def _estimators() -> str:
     missing = [name for name in ("cuml", "spark_rapids_ml") if importlib.util.find_spec(name) is None]
-    return f"Python of the workers cannot import {missing[0]}: install millrace[rapids-ml] there" if missing else ""
+    return (
+        f"Python of the workers cannot import {missing[0]}: install the extra rapids-ml of millrace there"
+        if missing
+        else ""
+    )

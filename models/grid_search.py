@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pyspark.ml import Estimator, Model
 from pyspark.ml.evaluation import Evaluator
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from models import any_estimator, exact_estimator, tree_search
 from models.any_estimator import Fit, ParamMap, Route
@@ -28,6 +28,7 @@ from models.halving import Halving
 from models.trials import Trial, TuningResult, finite
 from transforms.errors import ConfigError
 
+_TRACEBACK = "Traceback (most recent call last):"
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +69,7 @@ class Search:
         if self.halving is None:
             return None
         ended = {trial.point: trial.share for trial in known if trial.point >= self.since and trial.error is None}
-        return Halving(self.halving, len(self.grid) - self.since, ended)
+        return Halving(self.halving, frozenset(range(self.since, len(self.grid))), ended)
 
 
 def tune(
@@ -189,8 +190,21 @@ def fit(estimator: Estimator[Any], extra: ParamMap, frame: DataFrame, *, exact: 
     return model or any_estimator.fit_whole(way, frame)
 
 
+def require_gpus(spark: SparkSession, estimator: Estimator[Any], grid: Iterable[ParamMap]) -> None:
+    """Before any fit of a search: where GPUs are required, make sure that feature stages and estimators can be fitted on one.
+
+    Raises:
+        NoGpu: they cannot.
+    """
+    for extra in grid:
+        # A point that MLlib refuses is a trial that fails.
+        with suppress(*any_estimator.FIT_ERRORS):
+            any_estimator.require_gpus(spark, [any_estimator.route(estimator, 0, extra)])
+
+
 def describe_error(error: Exception) -> str:
-    """First line of what went wrong, the innermost cause of a failed Spark job; rows that Spark prints after it are left out."""
+    """First line of what went wrong, the innermost cause of a failed Spark job; rows that Spark prints after it are left out, and so is the
+    traceback of a worker."""
     java = getattr(error, "java_exception", None)
     if java is not None:
         while java.getCause() is not None:
@@ -198,7 +212,13 @@ def describe_error(error: Exception) -> str:
         text = str(java.toString())
     else:
         text = f"{type(error).__name__}: {error}"
-    return text.strip().splitlines()[0][:300]
+    lines = text.strip().splitlines()
+    if _TRACEBACK in text:
+        # Of a Python worker: what it raised stands after the last of the indented lines.
+        last = max(number for number, line in enumerate(lines) if line.startswith((" ", _TRACEBACK)))
+        kind, colon, said = (lines[last + 1 :] or lines)[0].partition(": ")
+        lines = [kind.rpartition(".")[2] + colon + said]
+    return lines[0][:300]
 
 
 def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Route], list[Fit]]:

@@ -8,7 +8,8 @@ best in the end, which the value after a part of the rounds says the opposite of
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -28,36 +29,51 @@ class Halving:
     """Who goes on.
 
     Attributes:
-        factor: one in so many goes on, with so many times its rounds.
-        points: how many grid points compete.
-        ended: known points of an interrupted search, and the share of their rounds at which they were judged for good.
+        factor: one in so many goes on, with so many times its rounds; and whoever is as good as these for all that can be told.
+        points: the grid points that compete.
+        ended: known points of an interrupted search, and the share of their rounds at which they were judged for good. They are known in the
+            order in which they came, up to some moment.
     """
 
     factor: int
-    points: int
+    points: frozenset[int]
     ended: Mapping[int, float] = field(default_factory=dict)
+
+    def among(self, points: Iterable[int]) -> Halving:
+        """The same of some of the points, which compete with each other alone."""
+        some = self.points & frozenset(points)
+        return Halving(self.factor, some, {point: end for point, end in self.ended.items() if point in some})
 
     @property
     def shares(self) -> tuple[float, ...]:
         """The parts of their rounds after which points are judged, 1 at last."""
         steps = 0
-        while self.factor ** (steps + 1) <= self.points:
+        while self.factor ** (steps + 1) <= len(self.points):
             steps += 1
         return tuple(1 / self.factor**step for step in range(steps, -1, -1))
 
-    def going_on(self, share: float, scores: Mapping[int, float]) -> set[int]:
-        """The points that go on after a share of their rounds.
+    def going_on(self, share: float, promises: Mapping[int, Mapping[int, float]]) -> set[int]:
+        """The points that go on after a share of their rounds: one in `factor`, and whoever cannot be told from the last of these.
 
         Args:
-            scores: what the points promise that have come so far in this run, larger is better; NaN for one that failed.
+            promises: point -> fold -> what it promises, larger is better, of the points that have come so far in this run; NaN where it failed.
         """
-        open_places = math.ceil(self.points * self._left(share))
+        means = {point: statistics.fmean(each.values()) for point, each in promises.items() if point not in self.ended}
+        ranked = sorted((point for point in means if not math.isnan(means[point])), key=lambda p: (-means[p], p))
         sure = {point for point, end in self.ended.items() if end > share}
-        sound = [point for point, score in scores.items() if point not in self.ended and not math.isnan(score)]
-        ranked = sorted(sound, key=lambda point: (-scores[point], point))
-        return (sure & scores.keys()) | set(ranked[: max(open_places - len(sure), 0)])
+        if sure:
+            # Whoever was stopped here came before those, and is known.
+            return (sure & promises.keys()) | set(ranked)
+        places = len(self.points) // self.factor ** (self.shares.index(share) + 1)
+        chosen, others = ranked[:places], ranked[places:]
+        return {*chosen, *(p for p in others if _is_near(promises[p], promises[chosen[-1]], share))}
 
-    def _left(self, share: float) -> float:
-        """The part of all points that goes on after a share."""
-        step = self.shares.index(share) + 1
-        return float(1 / self.factor**step)
+
+def _is_near(one: Mapping[int, float], other: Mapping[int, float], share: float) -> bool:
+    """Whether a point promises less than another by no more than the standard error of the difference over the folds, as often as their rounds are
+    still to double: each time is a guess."""
+    behind = [other[fold] - one[fold] for fold in one.keys() & other.keys()]
+    if len(behind) < 2:
+        return False
+    error = statistics.stdev(behind) / math.sqrt(len(behind))
+    return statistics.fmean(behind) <= math.log2(1 / share) * error

@@ -17,6 +17,7 @@ from models.exact.driver.areas import areas
 from models.exact.driver.classification_metrics import binomial_confusions, multinomial_confusions
 from models.exact.driver.passes import InProcess
 from models.exact.worker.blocks import Blocks, Cell
+from transforms.errors import ModelError
 
 Array = npt.NDArray[Any]
 
@@ -42,6 +43,9 @@ class Measure:
         Args:
             said: (n) margins of class 1 against 0, (n, K) margins of K classes, or (n) predicted values of a regression.
             label, weight: (n).
+
+        Raises:
+            ModelError: no row of a regression has a weight.
         """
         said = np.asarray(said, dtype=np.float64).reshape(len(label), -1)
         rows, width = said.shape
@@ -70,7 +74,8 @@ class Measure:
     def _of_values(self, passes: InProcess, identity: Array, here: Array) -> float:
         """Of a regression's predictions."""
         found = moments.of_passes(passes, 1, weighted=self.weighted)[0]
-        assert found is not None
+        if found is None:
+            raise ModelError("the validation rows have no weight: all of them have the weight 0")
         metric: Any = self.metric
         origin = bool(self.settings["throughOrigin"])
         if metric != "mae":

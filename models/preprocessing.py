@@ -8,11 +8,12 @@ NaN and infinite numbers are treated as missing. A null category is a level of i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from pyspark.ml import PipelineModel
 from pyspark.ml.feature import Imputer, OneHotEncoder, SQLTransformer, StandardScaler, StringIndexer, VectorAssembler
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -67,6 +68,15 @@ def profile(frame: DataFrame, numeric: Sequence[str], categorical: Sequence[str]
     row = frame.agg(F.count(F.lit(1)), *missing, *levels).collect()[0]
     flagged = frozenset(name for name in numeric if row[name])
     return Profile(tuple(numeric), tuple(categorical), flagged, {name: int(row[name]) for name in categorical})
+
+
+def fitted_stages(model: PipelineModel) -> Iterator[Any]:
+    """The stages of a model, those of pipelines in it too, as a stack is one of pipelines."""
+    for stage in model.stages:
+        if isinstance(stage, PipelineModel):
+            yield from fitted_stages(stage)
+        else:
+            yield stage
 
 
 def stages(profile: Profile, design: Design, impute: str) -> list[Any]:

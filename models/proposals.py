@@ -20,6 +20,8 @@ from conf.candidates import Range
 
 # Points before scores count: Optuna's defaults, 10 and 50, would leave most of a usual search to chance.
 BEGINNING = 8
+# So many points in a row that were drawn before: the space holds no more.
+MOST_IN_VAIN = 100
 
 
 class Proposals:
@@ -38,17 +40,37 @@ class Proposals:
         direction = StudyDirection.MAXIMIZE if larger_is_better else StudyDirection.MINIMIZE
         self._study = optuna.create_study(direction=direction, sampler=_sampler(method, seed))
         self._asked: list[Trial] = []
+        self._seen: set[tuple[Any, ...]] = set()
 
     def ask(self, count: int) -> list[dict[str, Any]]:
-        """The next points. Tell their scores before asking again."""
-        self._asked = [self._study.ask(self._space) for _ in range(count)]
+        """The next points, none of them for the second time: fewer, or none, where a small space seems to hold no more. Tell their scores
+        before asking again."""
+        self._asked, in_vain = [], 0
+        while len(self._asked) < count and in_vain < MOST_IN_VAIN:
+            trial = self._study.ask(self._space)
+            point = tuple(trial.params[name] for name in self._space)
+            if point in self._seen:
+                self._study.tell(trial, state=TrialState.FAIL)
+                in_vain += 1
+                continue
+            self._seen.add(point)
+            self._asked.append(trial)
+            in_vain = 0
         return [{name: self._value(name, trial.params[name]) for name in self._space} for trial in self._asked]
 
-    def tell(self, scores: Sequence[float]) -> None:
-        """The scores of the points asked last, in their order; NaN for one that failed."""
-        for trial, score in zip(self._asked, scores, strict=True):
+    def tell(self, scores: Sequence[float], shares: Sequence[float] = ()) -> None:
+        """The scores of the points asked last, in their order; NaN for one that failed.
+
+        Args:
+            shares: of their rounds that the scores are of, 1 for all. What has a score of a part was stopped, for others promised more: it
+                counts as worse than whatever was not, and among its like by how far it came.
+        """
+        for trial, score, share in zip(self._asked, scores, shares or [1.0] * len(scores), strict=True):
             if math.isnan(score):
                 self._study.tell(trial, state=TrialState.FAIL)
+            elif share < 1:
+                trial.report(float(score), round(1000 * share))
+                self._study.tell(trial, state=TrialState.PRUNED)
             else:
                 self._study.tell(trial, float(score))
 

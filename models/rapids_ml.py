@@ -66,7 +66,9 @@ def reason_against(estimator: Estimator[Any]) -> str:
     try:
         theirs = counterpart(estimator)
     except ImportError as error:
-        return f"Python of the driver cannot import {error.name or error}: install millrace[rapids-ml] there"
+        return (
+            f"Python of the driver cannot import {error.name or error}: install the extra rapids-ml of millrace there"
+        )
     names, values = theirs._param_mapping(), theirs._param_value_mapping()
 
     def is_lost(name: str, value: Any) -> bool:

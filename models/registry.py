@@ -25,6 +25,7 @@ from pyspark.errors import PySparkException
 from pyspark.ml import PipelineModel
 from pyspark.sql import DataFrame, SparkSession
 
+from models.preprocessing import fitted_stages
 from transforms.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def _text(value: Any) -> str:
 
 def _requirements(model: PipelineModel) -> list[str]:
     """The installed packages whose classes the model's stages are, at their versions."""
-    names = {"pyspark", "numpy"} | {type(stage).__module__.split(".")[0] for stage in model.stages}
+    names = {"pyspark", "numpy"} | {type(stage).__module__.split(".")[0] for stage in fitted_stages(model)}
     owners = metadata.packages_distributions()
     packages = {owner for name in names for owner in owners.get(name, [])[:1]}
     return sorted(f"{package}=={metadata.version(package)}" for package in packages)
@@ -301,7 +302,7 @@ def _prepare_s3(artifact_root: str) -> None:
     if find_spec("boto3") is None:
         raise ConfigError(
             f"mlflow: expected the package boto3, through which MLflow keeps models at {artifact_root}, found none. Install it:"
-            " pip install 'millrace[s3]'."
+            " uv pip install --editable '.[s3]' in the folder of millrace."
         )
     spark = SparkSession.getActiveSession()
     assert spark is not None and spark._jsc is not None

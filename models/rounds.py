@@ -33,7 +33,7 @@ def points_of(train: Train, plan: Plan) -> int:
 def of(
     train: Train, plan: Plan, known: Sequence[Trial], tried: Try, budget: Budget
 ) -> Iterator[tuple[Plan, TuningResult]]:
-    """The plan, and what came of it, after each round; at least one round, however little time is left.
+    """The plan, and what came of it, after each round; at least one round, however little time is left, and none once a space holds no more.
 
     Args:
         known: trials of the candidate that were done before. Those of points that are proposed again are not repeated, but for those
@@ -50,10 +50,13 @@ def of(
     )
     while not plan.points or (len(plan.points) < train.search.trials and not budget.is_spent()):
         drawn = proposals.ask(min(train.search.at_once, train.search.trials - len(plan.points)))
+        if not drawn:
+            return
         plan = plan.with_points(drawn)
         result = tried(plan, [trial for trial in known if _is_of(plan, trial)])
         yield plan, result
-        proposals.tell(result.mean[-len(drawn) :].tolist())
+        shares = [result.share(point) for point in range(plan.since, len(plan.points))]
+        proposals.tell(result.mean[plan.since :].tolist(), shares)
         known = [*result.trials, *(trial for trial in known if trial.point >= len(plan.points))]
 
 

@@ -81,6 +81,11 @@ class Plan:
     design: Design
     since: int = 0
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether rows that are set aside tell when to stop."""
+        return "early_stopping_rounds" in {*self.spec.params, *self.spec.grid, *self.spec.space}
+
     def with_points(self, drawn: Iterable[Mapping[str, Any]]) -> Plan:
         """The plan with further points at the end of its grid."""
         parameters = [dict(each) for each in drawn]
@@ -176,12 +181,13 @@ def _plan(name: str, candidate: Candidate, task: str, seed: int) -> Plan:
         raise ConfigError(
             f"{where}.halving: {type(estimator).__name__} does not grow round by round, as boosted_trees do. Remove it."
         )
-    if "early_stopping_rounds" in {*candidate.params, *candidate.grid, *candidate.space}:
-        estimator._set(validationIndicatorCol=preprocessing.ASIDE)
     for key in ("seed", "random_state"):
         if estimator.hasParam(key) and not estimator.isSet(estimator.getParam(key)):
             estimator._set(**{key: seed})
-    return Plan(name, candidate, estimator, tuple(_points(name, candidate)), tuple(grid), _design(estimator))
+    plan = Plan(name, candidate, estimator, tuple(_points(name, candidate)), tuple(grid), _design(estimator))
+    if plan.stops_early:
+        estimator._set(validationIndicatorCol=preprocessing.ASIDE)
+    return plan
 
 
 def _drawable(values: Range | tuple[Any, ...]) -> tuple[Any, ...]:

@@ -6,8 +6,9 @@ for each level of each tree, and train one model after the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -15,6 +16,7 @@ from pyspark.sql import functions as F
 
 from models.exact.driver import workers
 from models.exact.worker import memory
+from transforms.errors import ModelError
 
 # Any worker has room for so many bytes: it is not asked.
 SMALL = 2**28
@@ -37,6 +39,7 @@ class Division:
 
     tasks: int
     reason: str
+    rows: int
     features: int
 
     @property
@@ -55,7 +58,7 @@ def of(spark: SparkSession, rows: int, features: int, tasks: int, *, binned: boo
     size = rows * (features * BYTES_A_VALUE + BYTES_A_ROW)
 
     def found(tasks: int, reason: str) -> Division:
-        return Division(tasks, reason, features)
+        return Division(tasks, reason, rows, features)
 
     if size <= SMALL:
         return found(tasks, f"a task has room for all rows ({_mebibytes(size)})")
@@ -75,15 +78,37 @@ def of(spark: SparkSession, rows: int, features: int, tasks: int, *, binned: boo
     )
 
 
-def extent() -> tuple[Column, Column]:
-    """Aggregates over rows of `trees.inputs`: how many there are, and how many features they have, null where there are none."""
-    return F.count(F.lit(1)), F.max(F.size("values"))
+def extent() -> tuple[Column, ...]:
+    """Aggregates over rows of `trees.inputs`, for `counted`."""
+    return F.count(F.lit(1)), F.count("values"), F.min(F.size("values")), F.max(F.size("values"))
+
+
+def counted(found: Sequence[Any]) -> tuple[int, int]:
+    """How many rows there are, and how many features they have, 0 where there are none; of the values of `extent`.
+
+    Raises:
+        ModelError: rows have no features, or not the same ones.
+    """
+    rows, sound, fewest, most = found
+    if sound < rows:
+        raise ModelError(
+            f"{rows - sound} of {rows} rows have null for a vector of features; leave them out or fill them."
+        )
+    if fewest != most:
+        raise ModelError(
+            f"The vectors of features have {fewest} to {most} values; expected the same number in all rows."
+        )
+    return rows, most or 0
 
 
 def of_inputs(prepared: DataFrame, tasks: int, *, binned: bool = True) -> Division:
-    """As `of`, of rows of `trees.inputs`, which are counted."""
-    rows, features = prepared.agg(*extent()).collect()[0]
-    return of(prepared.sparkSession, rows, features or 0, tasks, binned=binned)
+    """As `of`, of rows of `trees.inputs`, which are counted.
+
+    Raises:
+        ModelError: as `counted`.
+    """
+    rows, features = counted(prepared.agg(*extent()).collect()[0])
+    return of(prepared.sparkSession, rows, features, tasks, binned=binned)
 
 
 def room(spark: SparkSession) -> int:

@@ -13,19 +13,15 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from multiprocessing.pool import ThreadPool
 from typing import Any
 
 import numpy as np
-from pyspark import inheritable_thread_target
 from pyspark.ml import Model, Transformer
 from pyspark.ml.evaluation import BinaryClassificationEvaluator, Evaluator, RegressionEvaluator
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import from_arrow_schema
 
-from models import any_estimator, boosters, data_parallel_trees, gpus, tree_division, trees
+from models import any_estimator, boosters, data_parallel_trees, gpus, tree_division, tree_shares, trees
 from models.any_estimator import FIT_ERRORS, Fit, Pairs, Route
 from models.boosters import Request
 from models.exact.driver import choice
@@ -36,7 +32,7 @@ from models.folds import Folds
 from models.halving import Halving, promise
 from models.margins import Measure
 from models.tree_division import Division
-from models.tree_task import ANSWER, CELL, ORDINAL, Training
+from models.tree_task import CELL, ORDINAL, Training
 from transforms.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -82,7 +78,7 @@ def fits(
     refused, sound = dict[int, Exception](), list[Route]()
     for k, way in enumerate(routes):
         try:
-            way.last._validate_params()  # type: ignore[union-attr]
+            _validate(way.last)
             sound.append(way)
         except FIT_ERRORS as error:
             refused[k] = error
@@ -92,7 +88,8 @@ def fits(
     for members in any_estimator.alike(sound):
         wanted = any_estimator.pairs(members, folds, skip)
         if wanted:
-            yield from _Search(members, folds, evaluator, parallelism, keep_models, halving).fits(frame, wanted)
+            among = halving and halving.among(way.point for way in members)
+            yield from _Search(members, folds, evaluator, parallelism, keep_models, among).fits(frame, wanted)
 
 
 def division(way: Route, dataset: DataFrame, parallelism: int) -> Division | None:
@@ -132,7 +129,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _State:
-    """How far a model is: what its task answered last, and whether it has stopped early."""
+    """How far a model is: what its task answered last, whether it has stopped early, and the feature stages before it."""
 
     value: float | None
     seconds: float
@@ -143,6 +140,7 @@ class _State:
     config: str = ""
     model: bytes = b""
     solver: str = tree_division.WHOLE
+    fitted: Sequence[Transformer] = ()
 
 
 class _Search:
@@ -175,14 +173,13 @@ class _Search:
                     pairs = [pair for pair in states if fold in (None, pair[1])]
                     if not pairs:
                         continue
-                    found, fitted = self._advanced(base, fold, pairs, states, (before, share))
-                    states |= found
-                    for pair in pairs:
-                        if share == 1 or states[pair].error is not None:
-                            yield self._fit(pair, states.pop(pair), fitted)
+                    for pair, state in self._advanced(base, fold, pairs, states, (before, share)):
+                        states[pair] = state
+                        if share == 1 or state.error is not None:
+                            yield self._fit(pair, states.pop(pair))
                 going = self._going_on(share, states)
                 for pair in [pair for pair in states if pair[0] not in going]:
-                    yield replace(self._fit(pair, states.pop(pair), ()), share=share, model=None)
+                    yield replace(self._fit(pair, states.pop(pair)), share=share)
 
     def _advanced(
         self,
@@ -191,15 +188,17 @@ class _Search:
         pairs: Pairs,
         states: Mapping[tuple[int, int], _State],
         shares: tuple[float, float],
-    ) -> tuple[dict[tuple[int, int], _State], Sequence[Transformer]]:
-        """States of some models after a further part of their rounds, and the feature stages before them."""
-        started = time.monotonic()
+    ) -> Iterator[tuple[tuple[int, int], _State]]:
+        """Some models and their states after a further part of their rounds, as they come."""
+        started, left = time.monotonic(), dict.fromkeys(pairs)
         try:
             with self._at_hand(frame, fold) as rows:
-                return self._trained(rows, pairs, states, shares), rows.fitted
+                for pair, state in self._trained(rows, pairs, states, shares):
+                    del left[pair]
+                    yield pair, state
         except FIT_ERRORS as error:
             seconds = (time.monotonic() - started) / len(pairs)
-            return {pair: _State(None, states[pair].seconds + seconds, error=error) for pair in pairs}, ()
+            yield from [(pair, _State(None, states[pair].seconds + seconds, error=error)) for pair in left]
 
     @contextmanager
     def _at_hand(self, frame: DataFrame, fold: int | None) -> Iterator[_Rows]:
@@ -225,8 +224,8 @@ class _Search:
         with any_estimator.cached(trees.inputs(last, features, cell)) as prepared:
             # Reads all rows, in as many tasks as there are: those that train find them cached.
             counted = prepared.agg(F.count_distinct("label"), *tree_division.extent()).collect()
-            _, count, width = counted[0]
-            division = tree_division.of(frame.sparkSession, count, width or 0, self._parallelism)
+            extent = tree_division.counted(counted[0][1:])
+            division = tree_division.of(frame.sparkSession, *extent, self._parallelism)
             ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id())
             yield _Rows(ordered, _Labels(counted), fitted, division)
 
@@ -236,8 +235,8 @@ class _Search:
         pairs: Pairs,
         states: Mapping[tuple[int, int], _State],
         shares: tuple[float, float],
-    ) -> dict[tuple[int, int], _State]:
-        """The models after the rounds between two shares; one that has stopped early stays as it is."""
+    ) -> Iterator[tuple[tuple[int, int], _State]]:
+        """The models after the rounds between two shares, as they come; one that has stopped early stays as it is."""
         lasts: list[Any] = [way.last for way in self._routes]
         arguments = [last._get_xgb_parameters(rows.labels) for last in lasts]
         requests = []
@@ -248,24 +247,26 @@ class _Search:
             if before < after and (state.rounds or 0) == before:
                 part = {**rounds, "num_boost_round": after - before}
                 requests.append(Request(number, fold, booster, part, matrix, state.model or None))
-        if not requests:
-            return {pair: states[pair] for pair in pairs}
-        advanced = {pair: states[pair] for pair in pairs}
-        for row in self._answers(rows, requests, is_last=shares[1] == 1):
+            else:
+                yield (k, fold), state
+        for row in self._answers(rows, requests, is_last=shares[1] == 1) if requests else ():
             pair = pairs[row["number"]]
-            _, rounds, _ = arguments[pair[0]]
-            advanced[pair] = _State(
-                value=row["value"],
-                seconds=states[pair].seconds + row["seconds"],
-                half=row["half"],
-                stopped=(row["rounds"] or 0) < _rounds(rounds, shares[1]),
-                rounds=row["rounds"],
-                error=None if row["error"] is None else ModelError(row["error"]),
-                config=row["config"],
-                model=row["model"],
-                solver=row["solver"],
+            _, boosting, _ = arguments[pair[0]]
+            yield (
+                pair,
+                _State(
+                    value=row["value"],
+                    seconds=states[pair].seconds + row["seconds"],
+                    half=row["half"],
+                    stopped=(row["rounds"] or 0) < _rounds(boosting, shares[1]),
+                    rounds=row["rounds"],
+                    error=None if row["error"] is None else ModelError(row["error"]),
+                    config=row["config"],
+                    model=row["model"],
+                    solver=row["solver"],
+                    fitted=rows.fitted,
+                ),
             )
-        return advanced
 
     def _answers(self, rows: _Rows, requests: Sequence[Request], *, is_last: bool) -> Iterator[dict[str, Any]]:
         """A row of ANSWER for each model, with its `solver`: by tasks that hold all rows or by workers that hold a part."""
@@ -285,7 +286,7 @@ class _Search:
                 whole = list(requests)
         if whole:
             training = replace(training, gpu=gpus.take(spark, "trees"))
-            for row in _of_tasks(rows.frame, whole, training, division.tasks or 1):
+            for row in tree_shares.answers(rows.frame, whole, training, division):
                 yield {**row.asDict(), "solver": tree_division.WHOLE}
 
     def _going_on(self, share: float, states: Mapping[tuple[int, int], _State]) -> set[int]:
@@ -293,36 +294,20 @@ class _Search:
         if self._halving is None or share == 1:
             return set()
         sign = 1 if self._larger_is_better else -1
-        values: dict[int, list[float]] = {}
-        for (k, _), state in states.items():
-            values.setdefault(k, []).append(sign * _promise(state, share))
-        most = max((len(each) for each in values.values()), default=0)
-        means = {
-            self._routes[k].point: float(np.mean(each)) if len(each) == most else np.nan for k, each in values.items()
-        }
-        going = self._halving.going_on(share, means)
-        return {k for k in values if self._routes[k].point in going}
+        promises: dict[int, dict[int, float]] = {}
+        for (k, fold), state in states.items():
+            promises.setdefault(self._routes[k].point, {})[fold] = sign * _promise(state, share)
+        most = max((len(each) for each in promises.values()), default=0)
+        whole = {point: each if len(each) == most else {0: np.nan} for point, each in promises.items()}
+        going = self._halving.going_on(share, whole)
+        return {k for k, _ in states if self._routes[k].point in going}
 
-    def _fit(self, pair: tuple[int, int], state: _State, fitted: Sequence[Transformer]) -> Fit:
+    def _fit(self, pair: tuple[int, int], state: _State) -> Fit:
         way, model = self._routes[pair[0]], None
         if self._keep_models and state.error is None:
-            model = partial(_made, way, state.config, state.model, fitted)
+            model = partial(_made, way, state)
         value = None if state.error else state.value
         return Fit(way.point, pair[1], value, state.seconds, state.solver, state.error, model, rounds=state.rounds)
-
-
-def _of_tasks(frame: DataFrame, requests: Sequence[Request], training: Training, tasks: int) -> list[Row]:
-    """What tasks answer that hold all rows each, and train a share of the models."""
-    schema = from_arrow_schema(ANSWER)
-
-    def answers(share: Sequence[Request]) -> list[Row]:
-        return frame.coalesce(1).mapInArrow(partial(training.run, requests=share), schema).collect()
-
-    # A second task would hold all rows once more, on the same GPU.
-    dealt_out = dealt(requests, 1 if training.gpu else min(tasks, len(requests)))
-    # A job of one task for each share: a union of single partitions would be a single partition again (SPARK-52921).
-    with ThreadPool(len(dealt_out)) as pool:
-        return list(chain.from_iterable(pool.map(inheritable_thread_target(frame.sparkSession)(answers), dealt_out)))
 
 
 def _promise(state: _State, share: float) -> float:
@@ -337,8 +322,8 @@ def _rounds(rounds: Mapping[str, Any], share: float) -> int:
     return math.ceil(share * int(rounds.get("num_boost_round", 10)))
 
 
-def _made(way: Route, config: str, booster: bytes, fitted: Sequence[Transformer]) -> Model:
-    return way.model(fitted, trees.model_of(way.last, config, booster))
+def _made(way: Route, state: _State) -> Model:
+    return way.model(state.fitted, trees.model_of(way.last, state.config, state.model))
 
 
 class _Labels:
@@ -354,15 +339,15 @@ class _Labels:
         return self._counted
 
 
-def dealt(requests: Sequence[Request], tasks: int) -> list[list[Request]]:
-    """A share for each task, of about equal work. Models that the same matrix serves stay together, for each task makes its own."""
-    shares: list[list[Request]] = [[] for _ in range(tasks)]
-    whole, before = sum(request.work for request in requests), 0.0
-    for request in sorted(requests, key=lambda each: (each.served_by, -each.work)):
-        # By the middle of its work among that of all.
-        shares[min(int((before + request.work / 2) / whole * tasks), tasks - 1)].append(request)
-        before += request.work
-    return [share for share in shares if share]
+def _validate(estimator: Any) -> None:
+    """As `xgboost.spark` does; and it takes a number of rounds that makes no model.
+
+    Raises:
+        ValueError: a parameter is refused.
+    """
+    estimator._validate_params()
+    if estimator.getOrDefault("n_estimators") < 1:
+        raise ModelError(f"n_estimators is {estimator.getOrDefault('n_estimators')}; expected 1 or more.")
 
 
 def _classifies(estimator: Any) -> bool:

@@ -23,12 +23,13 @@ from models.boosters import Request
 from models.exact.worker import devices
 from models.exact.worker.devices import Gpu
 from models.margins import Measure
+from transforms.errors import ModelError
 
 Array = npt.NDArray[Any]
 # `ASIDE` marks rows that tell when to stop, by the name that `xgboost.spark` gives the column.
 ORDINAL, CELL, ASIDE = "ordinal", "cell", "validationIndicator"
-# What XGBoost raises of rows or parameters: its own error is a ValueError.
-_REFUSALS = (ValueError, TypeError)
+# What XGBoost raises of rows or parameters (its own error is a ValueError), and we of rows that are too many or have no weight.
+REFUSALS = (ValueError, TypeError)
 # So many values are copied at once to be binned.
 PART = 2**23
 # `half` is the value by the first half of the rounds.
@@ -75,7 +76,11 @@ class Training:
         rows = columns(batches)
         cell = rows.pop(CELL)
         if self.gpu:
-            device = moved(rows)
+            try:
+                device = moved(rows)
+            except ModelError as error:
+                yield from (_answer(request, 0.0, error=first_line(error)) for request in requests)
+                return
             requests = [replace(each, booster={**each.booster, **device}) for each in requests]
         for (_, fold), alike in groupby(
             sorted(requests, key=lambda each: each.served_by), key=lambda each: each.served_by
@@ -89,9 +94,9 @@ class Training:
         started = time.monotonic()
         try:
             matrices = Matrices.of(rows, requests[0], self.trains[fold][cell])
-        except _REFUSALS as error:
+        except REFUSALS as error:
             seconds = (time.monotonic() - started) / len(requests)
-            yield from (_answer(request, seconds, error=_first_line(error)) for request in requests)
+            yield from (_answer(request, seconds, error=first_line(error)) for request in requests)
             return
         for request in requests:
             yield self._trained(rows, cell, matrices, request)
@@ -110,8 +115,8 @@ class Training:
                 found[name] = self.measure.value(said.get() if self.gpu else said, label, weight)
             if self.keep:
                 found |= boosters.kept(model)
-        except _REFUSALS as error:
-            found["error"] = _first_line(error)
+        except REFUSALS as error:
+            found["error"] = first_line(error)
         return _answer(request, time.monotonic() - started, **found)
 
 
@@ -120,8 +125,9 @@ def _answer(request: Request, seconds: float, **found: Any) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([whole], ANSWER)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+def first_line(error: Exception) -> str:
+    """What is told of an error; ours are sentences."""
+    return (str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}").strip().splitlines()[0]
 
 
 def columns(batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:

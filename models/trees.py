@@ -8,7 +8,8 @@ and the booster becomes the same stock `xgboost.spark` model. `tree_search` does
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -19,6 +20,7 @@ import pyarrow as pa
 from pyspark.ml import Estimator, Model
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import BooleanType
 
 from models import boosters, data_parallel_trees, gpus, tree_division, tree_task
@@ -26,11 +28,13 @@ from models.boosters import Request
 from models.exact.driver.barrier import Unavailable
 from models.exact.worker import devices
 from models.tree_task import ASIDE, CELL, ORDINAL, Matrices
+from transforms.errors import ModelError
 
 SOLVER = "xgboost, one task"
+_MODEL = pa.schema([("config", pa.string()), ("model", pa.binary()), ("error", pa.string())])
 log = logging.getLogger(__name__)
 _ONE_AT_A_TIME = Lock()
-_OTHER_INPUTS = ("base_margin_col", "qid_col", "features_cols", "enable_sparse_data_optim")
+_OTHER_INPUTS = ("base_margin_col", "qid_col", "features_cols", "enable_sparse_data_optim", "xgb_model")
 
 
 def applies(estimator: Estimator[Any]) -> bool:
@@ -49,6 +53,9 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
 
     Returns:
         The estimator's stock model, without the training metric of each round that the stock fit computes besides.
+
+    Raises:
+        ModelError: XGBoost refuses the rows or a parameter, or a GPU has no room for the rows.
     """
     prepared = inputs(estimator, frame)
     booster, rounds, matrix = estimator._get_xgb_parameters(prepared)
@@ -62,7 +69,11 @@ def fit(estimator: Any, frame: DataFrame) -> Model:
             log.warning(tree_division.NEVERTHELESS, division.reason, error)
     ordered = prepared.withColumn(ORDINAL, F.monotonically_increasing_id()).coalesce(1)
     train = partial(_train, request=request, gpu=gpu)
-    row = ordered.mapInArrow(train, "config string, model binary").collect()[0]
+    # Two would share the memory of one GPU.
+    with _ONE_AT_A_TIME if gpu else nullcontext():
+        row = ordered.mapInArrow(train, from_arrow_schema(_MODEL)).collect()[0]
+    if row["error"] is not None:
+        raise ModelError(row["error"])
     return model_of(estimator, row["config"], row["model"])
 
 
@@ -101,14 +112,23 @@ def _fit_together(prepared: DataFrame, features: int, request: Request) -> tuple
 
 
 def _train(batches: Iterator[pa.RecordBatch], *, request: Request, gpu: bool) -> Iterator[pa.RecordBatch]:
-    """The task: all rows into one matrix, then the rounds of boosting."""
+    """The task: one row, of the model or of why there is none."""
+    found: dict[str, Any] = {"config": None, "model": None, "error": None}
     with devices.let_go(gpu):
-        rows = tree_task.columns(batches)
-        if gpu:
-            request = replace(request, booster={**request.booster, **tree_task.moved(rows)})
-        matrices = Matrices.of(rows, request, np.ones(len(rows["label"]), dtype=bool))
-        found = boosters.kept(boosters.train(request, matrices.trained, matrices.judged))
-    yield pa.RecordBatch.from_pydict({name: [value] for name, value in found.items()})
+        try:
+            found |= _trained(batches, request, gpu)
+        except tree_task.REFUSALS as error:
+            found["error"] = tree_task.first_line(error)
+    yield pa.RecordBatch.from_pylist([found], _MODEL)
+
+
+def _trained(batches: Iterable[pa.RecordBatch], request: Request, gpu: bool) -> dict[str, Any]:
+    """All rows into one matrix, then the rounds of boosting; what lies on a GPU is let go with it."""
+    rows = tree_task.columns(batches)
+    if gpu:
+        request = replace(request, booster={**request.booster, **tree_task.moved(rows)})
+    matrices = Matrices.of(rows, request, np.ones(len(rows["label"]), dtype=bool))
+    return boosters.kept(boosters.train(request, matrices.trained, matrices.judged))
 
 
 def _value(estimator: Estimator[Any], name: str) -> Any:

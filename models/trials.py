@@ -63,6 +63,10 @@ class TuningResult:
         """Population standard deviation over the folds, shape (points,), as stock CrossValidator has it."""
         return np.asarray(np.std(self.scores, axis=1), dtype=np.float64)
 
+    def share(self, point: int) -> float:
+        """The part of its rounds after which a point was stopped, 1 where it was not."""
+        return min((trial.share for trial in self.trials if trial.point == point), default=1.0)
+
     @property
     def best(self) -> int | None:
         """Index of the best point that succeeded in every fold and was not stopped, the first of equals; None when there is none."""

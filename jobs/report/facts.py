@@ -43,7 +43,8 @@ class Expectation:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """One grid point: the metric in each fold (None: failed) and what it cost."""
+    """One grid point: the metric in each fold (None: failed), what it cost, and the part of its rounds after which others that promised more
+    stopped it (1: none did); the metric is then that of so small a model."""
 
     candidate: str
     parameters: str
@@ -51,6 +52,7 @@ class TrialRow:
     seconds: float
     solver: str
     error: str | None
+    share: float
     chosen: bool
 
     @property

@@ -170,7 +170,7 @@ def _text(value: Any) -> str:
 
 
 def _trials(run: Run, train: Stage) -> list[TrialRow]:
-    """Grid points, best mean first, failed ones last."""
+    """Grid points, best mean first, those that were stopped after them, failed ones last."""
     search = train.details["search"]
     points = defaultdict(list)
     for row in _rows(run, contracts.trials(run.pipeline.pipeline), f"search = '{search}'"):
@@ -187,13 +187,17 @@ def _trials(run: Run, train: Stage) -> list[TrialRow]:
                 seconds=sum(row["seconds"] for row in rows),
                 solver=rows[0]["solver"],
                 error=next((row["error"] for row in rows if row["error"]), None),
+                share=min(row["share"] for row in rows),
                 chosen=candidate == train.details["candidate"] and parameters == train.details["parameters"],
             )
         )
     sign = 1 if run.pipeline.train.metric in SMALLER_IS_BETTER else -1
-    return sorted(
-        found, key=lambda trial: (trial.mean is None, sign * (trial.mean or 0.0), trial.candidate, trial.parameters)
-    )
+
+    def place(trial: TrialRow) -> tuple[Any, ...]:
+        is_known, was_stopped = trial.mean is not None, trial.share < 1
+        return not is_known, was_stopped, sign * (trial.mean or 0.0), trial.candidate, trial.parameters
+
+    return sorted(found, key=place)
 
 
 def _metrics(run: Run, evaluate: Stage) -> dict[int, dict[tuple[str, str, str, str], Measured]]:

@@ -175,7 +175,7 @@ def _searched(run: Run) -> None:
                         "value": None if failed else 0.70 + 0.01 * point + 0.004 * fold + 0.02 * (candidate == "trees"),
                         "seconds": 3.5,
                         "rounds": None,
-                        "share": 1.0,
+                        "share": 0.25 if candidate == "trees" and point == 0 else 1.0,
                         "solver": "stock",
                         "error": "Out of memory." if failed else None,
                     }

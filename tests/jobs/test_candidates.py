@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 from sklearn.metrics import f1_score, roc_auc_score
 
+from jobs.score import unseen
 from models.explain import importances
 from models.registry import Registry
-from tests.jobs.test_train import CANDIDATES, out_of_fold, parcels, pipeline, tracking_uri, trials, world
+from tests.jobs.test_train import CANDIDATES, of_winner, out_of_fold, parcels, pipeline, tracking_uri, trials, world
 from tests.jobs.told import Told
 from transforms import contracts
 
@@ -71,6 +74,11 @@ def test_a_stack_is_one_candidate_more(spark: SparkSession, tmp_path: Path, trac
     )
     assert set(importances(model, raw).shares) == {"size", "weight", "kind"}
     assert all(0 < row["probability"][1] < 1 for row in model.transform(raw).collect())
+    strange = spark.createDataFrame([(0.5, 1.0, kind) for kind in ("box", "crate", None, "crate")], raw.schema)
+    assert unseen(strange, model, ("kind",)) == {"kind": 2}
+    source = MlflowClient(tracking_uri).get_model_version("stacked", str(outcome.details["model_version"])).source
+    packages = Path(source, "requirements.txt").read_text().split()
+    assert f"xgboost-cpu=={version('xgboost-cpu')}" in packages
 
     assert made.train(spec).unchanged
 
@@ -87,9 +95,4 @@ def test_what_a_stack_said_out_of_fold_was_measured(spark: SparkSession, tmp_pat
     found = out_of_fold(made, spec)
     score = found["probability"].map(lambda both: both[1])
     by_fold = [roc_auc_score(found["label"][found["fold"] == k], score[found["fold"] == k]) for k in (0, 1)]
-    values = trials(made, spec).set_index(["candidate", "point", "fold"])["value"]
-    winner = outcome.details["candidate"]
-    assert any(
-        np.allclose([values[winner, p, 0], values[winner, p, 1]], by_fold, atol=1e-9)
-        for p in range(4 if winner == "stack" else 1)
-    )
+    assert np.allclose(of_winner(made, spec, outcome), by_fold, atol=1e-9)

@@ -107,6 +107,21 @@ def test_one_problem_one_sentence(spark: SparkSession, tmp_path: Path, old: str,
     assert complaints(spark, tmp_path, (old, new)) == [message]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{estimator: logistic_regression}", "{estimator: logistic_regression, grid: {reg_parm: [1.0]}}", "35: train.candidates.logistic.grid.reg_parm: LogisticRegression has no parameter 'reg_parm'. Did you mean 'reg_param'?"),
+        ("{estimator: logistic_regression}", "{estimator: logistic_regression, halving: 2}", "35: train.candidates.logistic.halving: LogisticRegression does not grow round by round, as boosted_trees do. Remove it."),
+    ],
+)  # fmt: skip
+def test_candidates_are_checked_before_anything_is_read(
+    spark: SparkSession, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    """Whoever does not train need not wait for it."""
+    assert complaints(spark, tmp_path, (old, new)) == [message]
+    analyse(spark, load(next(tmp_path.glob("*.yaml"))), trains=False)
+
+
 def test_everything_is_said_at_once_and_once(spark: SparkSession, tmp_path: Path) -> None:
     """A column that failed causes no second problem where it is used."""
     found = complaints(

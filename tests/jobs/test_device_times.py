@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from jobs.device_times import Models
 from jobs.lake import Lake
 from jobs.runs import Ledger, Outcome, Run, Stage, stage
 from models import gpus
-from models.gpus import Choice, Found, Measured
+from models.gpus import Choice, Found, Measured, NoGpu
 from tests.jobs.test_runs import PIPELINE
-from tests.jobs.test_train import RUN_DATE, parcels, pipeline, tracking_uri, world
+from tests.jobs.test_train import CANDIDATES, RUN_DATE, Interrupted, KilledAfter, parcels, pipeline, tracking_uri, world
+from transforms import contracts
 
 __all__ = ["tracking_uri"]  # a fixture
 
@@ -59,7 +63,10 @@ def test_sql_of_a_job_is_compared_by_rows() -> None:
         row("score", 3, 10.0, 1_000_000, {}),
     ]
     assert device_times.of_sql(stages, "features") is None
-    stages.append(row("features", 4, 5.0, 1_000_000, {"sql": {"gpu": True, "reason": "r"}}))
+    some_days = {"sql": {"gpu": True, "reason": "r"}, "days_computed": "2024-01-01"}
+    stages.append(row("features", 3, 1.0, 1_000_000, some_days))
+    assert device_times.of_sql(stages, "features") is None
+    stages.append(row("features", 4, 5.0, 1_000_000, {"sql": {"gpu": True, "reason": "r"}, "days_computed": "all"}))
     assert device_times.of_sql(stages, "features") == Measured("a million rows of `features`", cpu=20.0, gpu=5.0)
 
 
@@ -119,6 +126,56 @@ def test_a_search_goes_where_it_was_faster(
             " measured"
         )
     assert {each["gpu"] for each in again.details["models"]["took"]} == {False}
+
+
+@pytest.fixture
+def mode(spark: SparkSession) -> Iterator[Callable[[str], None]]:
+    """Sets whether GPUs are used, for one test."""
+    gpus.taken(spark)
+    yield partial(spark.conf.set, gpus.SETTING)
+    spark.conf.unset(gpus.SETTING)
+
+
+def test_what_cannot_be_fitted_on_a_gpu_is_said_before_the_first_trial(
+    spark: SparkSession,
+    tmp_path: Path,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Callable[[str], None],
+) -> None:
+    """Not when its turn comes, after hours of the others."""
+    forest = {"estimator": "random_forest", "params": {"subsampling_rate": 0.5}}
+    spec = pipeline("required", train={"metric": "log_loss", "candidates": {**CANDIDATES, "forest": forest}})
+    made = world(spark, tmp_path, tracking_uri, spec, parcels())
+    monkeypatch.setattr(gpus, "found", lambda spark: Found(("a GPU",), "", ""))
+    mode("require")
+    with pytest.raises(NoGpu, match=r"fits RandomForestClassifier without .*subsamplingRate=0\.5"):
+        made.train(spec)
+    assert made.table(contracts.trials("required")).empty
+
+
+@pytest.mark.slow
+def test_a_search_that_goes_on_without_its_gpu_begins_anew(
+    spark: SparkSession,
+    tmp_path: Path,
+    tracking_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Callable[[str], None],
+) -> None:
+    """Boosted trees of a GPU are others; here there is none, and it is killed when they are tried."""
+    spec = pipeline("moved")
+    made = world(spark, tmp_path, tracking_uri, spec, parcels())
+    made = replace(made, environment=made.environment.model_copy(update={"gpu": "auto"}))
+    mode("auto")
+    with monkeypatch.context() as patched:
+        patched.setattr(gpus, "found", lambda spark: Found(("a GPU",), "no CuPy", ""))
+        with pytest.raises(Interrupted):
+            made.train(spec, KilledAfter(trials=4))
+
+    outcome = made.train(spec)
+
+    assert made.table(contracts.trials("moved")).groupby("search").size().sort_values().tolist() == [4, 6]
+    assert outcome.details["failed"] == 0
 
 
 def test_spark_sql_goes_where_it_was_faster(

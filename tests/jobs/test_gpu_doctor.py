@@ -20,9 +20,9 @@ pytestmark = [
     ),
 ]
 PACKAGES = [
-    Check("cupy-cuda13x", "not installed", "Expected for linear and logistic searches: pip install 'millrace[gpu]' on every worker."),
-    Check("array-api-compat", "not installed", "Expected for linear and logistic searches: pip install 'millrace[gpu]' on every worker."),
-    Check("cuml-cu13", "not installed: only for forests, KMeans and PCA (millrace[rapids-ml])"),
+    Check("cupy-cuda13x", "not installed", "Expected for linear and logistic searches: uv pip install --editable '.[gpu]' in the folder of millrace, on every worker."),
+    Check("array-api-compat", "not installed", "Expected for linear and logistic searches: uv pip install --editable '.[gpu]' in the folder of millrace, on every worker."),
+    Check("cuml-cu13", "not installed: only for forests, KMeans and PCA (the extra rapids-ml)"),
     Check("spark-rapids-ml", version("spark-rapids-ml")),
     Check(
         "XGBoost",
@@ -115,6 +115,8 @@ def test_memory_that_is_not_told_is_no_traceback(tmp_path: Path, monkeypatch: py
     assert gpu_doctor.checks(Environment(gpu="auto"))[0] == Check(
         "GPU", "0: NVIDIA GB10, 0 of 0 GiB free, driver 580.95"
     )
+    machine(tmp_path, monkeypatch, "0, NVIDIA GB10, [N/A], [N/A], [N/A]\\n")
+    assert not gpu_doctor.checks(Environment(gpu="auto"))[0].ok
 
 
 @pytest.mark.parametrize(
@@ -123,6 +125,7 @@ def test_memory_that_is_not_told_is_no_traceback(tmp_path: Path, monkeypatch: py
         ({}, Check("Spark SQL", "NVIDIA's plugin may take 100% of a GPU's memory", "Expected 60% at most, so that training has the rest: set"
             " spark.rapids.memory.gpu.maxAllocFraction.")),
         ({"spark.rapids.memory.gpu.maxAllocFraction": "0.5"}, Check("Spark SQL", "NVIDIA's plugin may take 50% of a GPU's memory")),
+        ({"spark.rapids.memory.gpu.maxAllocFraction": "50%"}, Check("Spark SQL", "spark.rapids.memory.gpu.maxAllocFraction is '50%'", "Expected a share such as 0.6: set it.")),
     ],
 )  # fmt: skip
 def test_spark_sql_is_to_leave_room(

@@ -26,7 +26,7 @@ def test_without_a_gpu_it_stops_with_one_sentence() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == (
         "A GPU is required (spark.millrace.gpu), and there is none to use for arrays: Python of the workers cannot import cupy: install"
-        " millrace[gpu] there."
+        " the extra gpu of millrace there."
     )
 
 

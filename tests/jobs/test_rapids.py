@@ -138,3 +138,9 @@ def test_a_job_says_it_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"A GPU is required (environment gpu), and there is none for Spark SQL: {MISSING}." in " ".join(
         done.stderr.split()
     )
+
+
+def test_names_of_plugins_are_read_as_spark_reads_them() -> None:
+    """Spark trims them."""
+    assert rapids.is_asked(Environment(spark={"spark.plugins": "a.Plugin, com.nvidia.spark.SQLPlugin"}))
+    assert not rapids.is_asked(Environment(spark={"spark.plugins": "a.Plugin"}))

@@ -139,14 +139,24 @@ def test_expectations_with_what_was_observed(sections: Sections) -> None:
 
 
 def test_trials_best_first_and_failed_last(sections: Sections) -> None:
-    """Only those of this search; each fold, its cost, and why it failed."""
+    """Only those of this search; each fold, its cost, and why it failed. One that was stopped stands behind those that were not, however good."""
     header, *rows = sections.rows["trials"]
     assert header == ["candidate", "parameters", "mean", "folds", "1", "2", "3", "time", "solver"]
     assert rows == [
         ["logistic", "reg_param 0.1", "0.7240", "", "0.7200", "0.7240", "0.7280", "10 s", "stock"],
-        ["trees", "max_depth 4", "0.7240", "", "0.7200", "0.7240", "0.7280", "10 s", "stock"],
         ["logistic", "reg_param 0.01", "0.7140", "", "0.7100", "0.7140", "0.7180", "10 s", "stock"],
         ["logistic", "reg_param 0.001", "0.7040", "", "0.7000", "0.7040", "0.7080", "10 s", "stock"],
+        [
+            "trees",
+            "max_depth 4",
+            "0.7240",
+            "",
+            "0.7200",
+            "0.7240",
+            "0.7280",
+            "10 s",
+            "stock, stopped after 25 % of its rounds",
+        ],
         ["trees", "max_depth 6", "n/a", "", "n/a", "n/a", "n/a", "10 s", "stock Out of memory."],
     ]
 

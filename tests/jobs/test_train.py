@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,8 @@ from jobs import train, trial_log
 from jobs.lake import Lake, Transaction
 from jobs.progress import Progress
 from jobs.runs import Ledger, Outcome, Run, Stage
-from models import gpus
+from models import any_estimator, exact_estimator, gpus
+from models.any_estimator import Fit, Route
 from models.registry import Registry
 from tests.jobs.told import Told
 from transforms import contracts, features
@@ -170,6 +172,14 @@ def trials(made: World, spec: Pipeline) -> pd.DataFrame:
     return table.drop(columns=["seconds", "search"]).reset_index(drop=True)
 
 
+def of_winner(made: World, spec: Pipeline, outcome: Outcome) -> list[float]:
+    """Its metric in each fold, as its trials have it."""
+    found = trials(made, spec)
+    is_its = found["parameters"].map(json.loads) == outcome.details["parameters"]
+    values: list[float] = found[is_its & (found["candidate"] == outcome.details["candidate"])]["value"].tolist()
+    return values
+
+
 def test_the_winner_is_the_best_mean_of_the_trials(trained: tuple[World, Pipeline, Outcome]) -> None:
     """One row for each candidate, point and fold; the details name the point whose mean is largest."""
     made, spec, outcome = trained
@@ -206,8 +216,7 @@ def test_out_of_fold_predictions_are_those_that_were_measured(trained: tuple[Wor
     assert found[["parcel", "fold", "label"]].values.tolist() == expected[["parcel", "fold", "label"]].values.tolist()
     score = found["probability"].map(lambda both: both[1])
     by_fold = [roc_auc_score(found["label"][found["fold"] == k], score[found["fold"] == k]) for k in (0, 1)]
-    winning = trials(made, spec).groupby(["candidate", "point"])["value"].apply(list)
-    assert any(np.allclose(values, by_fold, rtol=0, atol=1e-9) for values in winning)
+    assert np.allclose(of_winner(made, spec, outcome), by_fold, rtol=0, atol=1e-9)
     best = max(f1_score(found["label"], score >= value) for value in score)
     assert f1_score(found["label"], score >= outcome.details["threshold"]) == pytest.approx(best, abs=1e-12)
 
@@ -319,6 +328,36 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
     )
     assert np.allclose(found["probability"].tolist(), expected["probability"].tolist(), rtol=0, atol=1e-9)
     assert outcome.details["model_version"] == 1
+
+
+@pytest.mark.system
+def test_another_winner_has_predictions_and_a_model_of_its_own(
+    spark: SparkSession, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is killed when all is written but the model; a candidate that failed in it is tried again, and wins."""
+    spec = pipeline("overtaken")
+    made = world(spark, tmp_path, tracking_uri, spec, parcels())
+
+    def fails(frame: Any, folds: Any, routes: list[Route], *_: Any, **__: Any) -> Generator[Fit]:
+        for k, fold in any_estimator.pairs(routes, folds, ()):
+            yield Fit(routes[k].point, fold, None, 0.0, "made up", ValueError("made up"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(exact_estimator, "fits", fails)
+        with pytest.raises(Interrupted):
+            made.train(spec, KilledAfter(message_part="refitting"))
+    before = out_of_fold(made, spec)
+
+    outcome = made.train(spec)
+
+    found = out_of_fold(made, spec)
+    assert outcome.details["candidate"] == "logistic"
+    assert found[["parcel", "fold"]].equals(before[["parcel", "fold"]])
+    score = found["probability"].map(lambda both: both[1])
+    by_fold = [roc_auc_score(found["label"][found["fold"] == k], score[found["fold"] == k]) for k in (0, 1)]
+    assert np.allclose(of_winner(made, spec, outcome), by_fold, rtol=0, atol=1e-9)
+    best = max(f1_score(found["label"], score >= value) for value in score)
+    assert f1_score(found["label"], score >= outcome.details["threshold"]) == pytest.approx(best, abs=1e-12)
 
 
 SPACES: dict[str, Any] = {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyspark.errors import PySparkException
 from pyspark.ml import Pipeline
 from pyspark.ml.classification import LogisticRegression
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
@@ -17,7 +18,9 @@ from pyspark.sql import functions as F
 
 from models import any_estimator
 from models.folds import Folds
+from models.grid_search import describe_error
 from models.tuning import CrossValidator
+from transforms.errors import ModelError
 
 COUNTED: Counter[tuple[str, str]] = Counter()
 SEEN: list[list[str]] = []
@@ -168,3 +171,16 @@ def test_a_pipeline_without_an_estimator_is_only_measured(rows: DataFrame) -> No
     whole = rows.withColumn("rawPrediction", F.col("a"))
     folds = [judge.evaluate(whole.where(f"fold = {fold}")) for fold in range(2)]
     assert validator.fit(rows).avgMetrics == pytest.approx([np.mean(folds)], abs=1e-12)
+
+
+def test_what_a_worker_raised_is_told_without_its_traceback(spark: SparkSession) -> None:
+    """The class and the first line; the driver's own errors as they are."""
+
+    def fails(batches: Any) -> Any:
+        raise ModelError("the rows: expected none, found some.\nmore of it")
+        yield from batches
+
+    with pytest.raises(PySparkException) as caught:
+        spark.range(1).mapInArrow(fails, "id long").collect()
+    assert describe_error(caught.value) == "ModelError: the rows: expected none, found some."
+    assert describe_error(ValueError("one\ntwo")) == "ValueError: one"

@@ -34,12 +34,19 @@ def test_a_linear_family_and_boosted_trees(
     assert list(chosen) == [linear, "boosted_trees"]
     assert chosen[linear].grid == {"reg_param": tuple(strengths), "elastic_net_param": (0.0, 0.5)}
     trees = chosen["boosted_trees"]
-    assert (trees.params, trees.halving) == ({"n_estimators": 300, "early_stopping_rounds": 15}, 3)
+    assert (trees.params, trees.halving) == ({"n_estimators": 300, "early_stopping_rounds": 15}, 2)
     settings: dict[str, Any] = {
         "metric": "rmse",
         "candidates": {name: each.model_dump() for name, each in chosen.items()},
     }
     assert [plan.candidate for plan in search.plans(Train.model_validate(settings), task)] == list(chosen)
+
+
+@pytest.mark.parametrize(("rows", "stops"), [(499, False), (500, True)])
+def test_few_rows_tell_nothing_about_when_to_stop(rows: int, *, stops: bool) -> None:
+    """In a fold of them there may be none aside."""
+    params = automatic.candidates("binary", profile(), rows, 1.0)["boosted_trees"].params
+    assert ("early_stopping_rounds" in params) is stops
 
 
 @pytest.mark.parametrize(

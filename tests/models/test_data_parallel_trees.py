@@ -174,10 +174,10 @@ def test_halving(rows: DataFrame, request: pytest.FixtureRequest) -> None:
     last = SparkXGBRegressor(label_col="number", **COMMON)
     points = [{last.max_depth: depth, last.learning_rate: rate} for depth in (1, 3) for rate in (0.01, 0.3)]
     judge = RegressionEvaluator(labelCol="number")
-    whole = found(rows, last, points, judge, halving=Halving(2, 4))
+    whole = found(rows, last, points, judge, halving=Halving(2, frozenset(range(4))))
     request.getfixturevalue("divided")
 
-    fits = found(rows, last, points, judge, halving=Halving(2, 4))
+    fits = found(rows, last, points, judge, halving=Halving(2, frozenset(range(4))))
 
     assert values(fits) == pytest.approx(values(whole), abs=1e-5)
     assert {pair: fit.share for pair, fit in fits.items()} == {pair: fit.share for pair, fit in whole.items()}
@@ -329,10 +329,10 @@ MIB = 2**20
 @pytest.mark.parametrize(
     ("rows", "features", "room", "expected"),
     [
-        (1_000_000, 40, None, Division(4, "a task has room for all rows (221 MiB)", 40)),
-        (4_000_000, 40, 2_000 * MIB, Division(4, "each task has room for all rows ({})", 40)),
-        (4_000_000, 40, 1_700 * MIB, Division(1, "1 at once have room for all rows ({})", 40)),
-        (4_000_000, 40, 800 * MIB, Division(0, "no task has room for all rows ({}): each worker has a part, and all train each model together", 40)),
+        (1_000_000, 40, None, Division(4, "a task has room for all rows (221 MiB)", 1_000_000, 40)),
+        (4_000_000, 40, 2_000 * MIB, Division(4, "each task has room for all rows ({})", 4_000_000, 40)),
+        (4_000_000, 40, 1_700 * MIB, Division(1, "1 at once have room for all rows ({})", 4_000_000, 40)),
+        (4_000_000, 40, 800 * MIB, Division(0, "no task has room for all rows ({}): each worker has a part, and all train each model together", 4_000_000, 40)),
     ],
 )  # fmt: skip
 def test_the_rule(
@@ -349,7 +349,7 @@ def test_the_rule(
 
     division = tree_division.of(spark, rows, features, 4)
 
-    assert division == Division(expected.tasks, expected.reason.format(held), features)
+    assert division == Division(expected.tasks, expected.reason.format(held), rows, features)
 
 
 @pytest.mark.slow

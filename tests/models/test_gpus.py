@@ -25,7 +25,7 @@ from transforms.errors import ConfigError
 
 HERE = importlib.util.find_spec("cupy") is not None
 without = pytest.mark.skipif(HERE, reason="CuPy is installed: this machine may have a GPU")
-PROBLEM = "Python of the workers cannot import cupy: install millrace[gpu] there"
+PROBLEM = "Python of the workers cannot import cupy: install the extra gpu of millrace there"
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from pyspark.ml.linalg import Vectors
 from pyspark.sql import SparkSession
 from sklearn import metrics
 
+from models.margins import Measure
 from models.tree_search import measure_of
+from transforms.errors import ModelError
 
 OF_CLASSES = ("f1", "accuracy", "weightedPrecision", "weightedRecall", "weightedTruePositiveRate", "weightedFalsePositiveRate",
               "weightedFMeasure", "truePositiveRateByLabel", "falsePositiveRateByLabel", "precisionByLabel", "recallByLabel",
@@ -72,3 +74,11 @@ def test_metrics_of_numbers_are_mllibs(spark: SparkSession, weighted: bool, clos
     ours = [measure_of(judge).value(said, label, weight) for judge in judges]
 
     assert ours == pytest.approx([judge.evaluate(frame) for judge in judges], rel=1e-9)
+
+
+@pytest.mark.quick
+def test_rows_without_weight_are_a_sentence() -> None:
+    """Nothing can be measured on them."""
+    measure = Measure("regression", "rmse", True, {"throughOrigin": False})
+    with pytest.raises(ModelError, match=r"^the validation rows have no weight: all of them have the weight 0$"):
+        measure.value(np.ones(3), np.ones(3), np.zeros(3))

@@ -100,3 +100,27 @@ def test_smaller_may_be_better() -> None:
         found.append(sum(point["x"] for point in asked) / 8)
     assert found[0] > 0.8
     assert found[1] < 0.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_point_is_drawn_twice(method: str) -> None:
+    """A small space comes to its end, and then there is nothing more to ask."""
+    proposals = Proposals({"depth": (4, 6), "leaves": (1, 2, 3)}, method, 0, larger_is_better=True)
+    rounds = []
+    for _ in range(4):
+        rounds.append([tuple(point.values()) for point in proposals.ask(4)])
+        proposals.tell([float(sum(point)) for point in rounds[-1]])
+    assert [len(points) for points in rounds] == [4, 2, 0, 0]
+    assert sorted(rounds[0] + rounds[1]) == [(depth, leaves) for depth in (4, 6) for leaves in (1, 2, 3)]
+
+
+def test_what_was_stopped_counts_as_worse() -> None:
+    """Though it looks better: what comes next lies where those are that went to the end."""
+    later = []
+    for shares in (lambda rate: 1.0, lambda rate: 0.25 if rate > 0.1 else 1.0):
+        proposals = Proposals({"rate": SPACE["rate"]}, "bayesian", 0, larger_is_better=True)
+        for _ in range(4):
+            rates = [point["rate"] for point in proposals.ask(8)]
+            proposals.tell([1.0 + rate if rate > 0.1 else 0.5 for rate in rates], [shares(rate) for rate in rates])
+        later.append(sum(point["rate"] > 0.1 for point in proposals.ask(16)))
+    assert later[0] > 8 > later[1]

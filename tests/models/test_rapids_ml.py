@@ -118,7 +118,7 @@ def test_auto_takes_the_processors_and_says_why(rows: DataFrame) -> None:
     found = validator(forest).fit(rows)
 
     assert found.avgMetrics == expected.avgMetrics
-    problem = "Python of the workers cannot import cupy: install millrace[gpu] there"
+    problem = "Python of the workers cannot import cupy: install the extra gpu of millrace there"
     assert gpus.taken(rows.sparkSession) == {"estimators": Choice(False, problem)}
 
 

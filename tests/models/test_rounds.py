@@ -116,3 +116,34 @@ def test_when_the_time_is_up_nothing_more_is_drawn() -> None:
     tries = Tries()
     plan, _ = run(train(trials=10, at_once=4), tries, minutes=1e-9)
     assert len(plan.points) == 4
+
+
+def test_a_space_that_holds_no_more_ends_the_search() -> None:
+    """However many trials there may be; no point is tried twice."""
+    tries = Tries()
+    spec = Train.model_validate(
+        {
+            "metric": "area_under_roc",
+            "candidates": {"trees": {"estimator": "boosted_trees", "space": {"max_depth": [2, 5, 7]}}},
+            "search": {"trials": 20, "at_once": 2},
+        }
+    )
+    plan, result = run(spec, tries)
+    assert sorted(point.parameters["max_depth"] for point in plan.points) == [2, 5, 7]
+    assert len(tries.trials) == 3 * FOLDS == len(result.trials)
+
+
+def test_proposals_are_told_what_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And after which part of its rounds."""
+    told = []
+    monkeypatch.setattr(rounds.Proposals, "tell", lambda _, scores, shares: told.append((scores, shares)))
+
+    class Stopping(Tries):
+        def __call__(self, plan: Plan, known: list[Trial]) -> TuningResult:
+            result = super().__call__(plan, known)
+            trials = tuple(replace(trial, share=0.5) if trial.point % 2 else trial for trial in result.trials)
+            return replace(result, trials=trials)
+
+    _, result = run(train(trials=5, at_once=3), Stopping())
+    means = result.mean.tolist()
+    assert told == [(means[:3], [1.0, 0.5, 1.0]), (means[3:], [0.5, 1.0])]

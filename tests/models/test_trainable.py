@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
 
-from models import trainable
+from models import preprocessing, trainable
 from models.folds import Folds
 from transforms.errors import ModelError
 
@@ -105,4 +108,20 @@ def test_a_constant_number(spark: SparkSession) -> None:
     assert problems(frame(spark, rows), classes=()) == (
         f"train: the label is 3 in all 2 rows of the validation rows of fold 0; expected different values. {FOLDS}",
         f"train: the label is 3 in all 2 rows of the training rows of fold 1; expected different values. {FOLDS}",
+    )
+
+
+def test_rows_aside_are_needed_where_they_tell_when_to_stop(spark: SparkSession) -> None:
+    """In each fold some, and not all; nobody else asks for them."""
+    rows = frame(spark, GOOD).withColumn(preprocessing.ASIDE, F.expr("fold = 0"))
+    checked = partial(
+        trainable.check, rows, Folds(2, "fold"), classes=("no", "yes"), numeric=["size"], categorical=[], imputes=True
+    )
+    checked()
+    with pytest.raises(ModelError) as caught:
+        checked(stops_early=True)
+    assert caught.value.problems == tuple(
+        f"train: expected some of the rows in the training rows of fold {fold} (4 rows) set aside to tell boosted trees when to stop,"
+        f" found {aside}: one in ten is, by chance. Use more data, or remove early_stopping_rounds."
+        for fold, aside in ((0, 0), (1, 4))
     )

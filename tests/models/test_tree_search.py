@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pyspark.sql import functions as F
 from sklearn import metrics
 from xgboost.spark import SparkXGBClassifier, SparkXGBRanker, SparkXGBRegressor
 
-from models import any_estimator, tree_search, trees
+from models import any_estimator, tree_search, tree_shares, trees
 from models.boosters import Request
 from models.folds import Folds, canonical
 from models.halving import Halving
@@ -205,18 +206,21 @@ def test_halving_stops_the_worse_ones(rows: DataFrame, early: dict[str, Any], *,
         for depth, rate, count in ((1, 0.01, 20), (3, 0.3, 20), (2, 0.5, 8), (2, 0.02, 20), (5, 0.2, 20))
     ]
 
-    halved = found(rows, folds, estimator, points, judge, halving=Halving(2, 5), keep_models=True)
+    halved = found(rows, folds, estimator, points, judge, halving=Halving(2, frozenset(range(5))), keep_models=True)
     whole = found(rows, folds, estimator, points, judge)
 
     shares = [{fit.share for (point, _), fit in halved.items() if point == k} for k in range(5)]
-    assert sorted(share for (share,) in shares) == [1 / 4, 1 / 4, 1 / 2, 1, 1]
     assert shares[0] == shares[3] == {1 / 4}
+    assert {1} in shares
     winners = {pair for pair, fit in halved.items() if fit.share == 1}
     assert {pair: halved[pair].value for pair in winners} == pytest.approx(
         {pair: whole[pair].value for pair in winners}, rel=1e-6
     )
     assert {pair: halved[pair].rounds for pair in winners} == {pair: whole[pair].rounds for pair in winners}
-    assert {pair for pair, fit in halved.items() if fit.model is not None} == winners
+    for fit in halved.values():
+        kept = fit.model()
+        booster = (kept.stages[-1] if by_fold else kept).get_booster()
+        assert booster.num_boosted_rounds() == fit.rounds
     short = [{**extra, last.n_estimators: math.ceil(extra[last.n_estimators] / 4)} for extra in points]
     quarter = found(rows, folds, estimator, short, judge)
     stopped = {pair for pair, fit in halved.items() if fit.share == 1 / 4}
@@ -229,11 +233,14 @@ def test_halving_goes_on_where_it_was_killed(rows: DataFrame) -> None:
     judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
     last = SparkXGBRegressor(label_col="number", **COMMON)
     points = [{last.max_depth: 1 + k % 3, last.learning_rate: 0.1 * (k + 1)} for k in range(6)]
-    whole = found(rows, folds, last, points, judge, halving=Halving(2, 6))
+    halving = Halving(2, frozenset(range(6)))
+    whole = found(rows, folds, last, points, judge, halving=halving)
 
-    for known in ({(1, 0), (1, 1)}, {(0, f) for f in range(FOLDS)} | {(5, 2), (4, 0), (2, 1)}):
+    assert sorted({fit.share for fit in whole.values()}) == [1 / 4, 1 / 2, 1]
+    order = list(whole)
+    for known in (set(order[:count]) for count in (1, 4, 10, len(order) - 1)):
         ended = {point: whole[point, fold].share for point, fold in known}
-        rest = found(rows, folds, last, points, judge, halving=Halving(2, 6, ended), skip=known)
+        rest = found(rows, folds, last, points, judge, halving=replace(halving, ended=ended), skip=known)
         assert rest.keys() == whole.keys() - known
         assert {pair: (fit.value, fit.share, fit.rounds) for pair, fit in rest.items()} == {
             pair: (fit.value, fit.share, fit.rounds) for pair, fit in whole.items() if pair not in known
@@ -241,15 +248,18 @@ def test_halving_goes_on_where_it_was_killed(rows: DataFrame) -> None:
 
 
 @pytest.mark.slow
-def test_the_answer_does_not_depend_on_how_models_are_shared_out(rows: DataFrame) -> None:
-    """One task, or a task for each model: then each trains for one fold, still with the cuts of all rows."""
+def test_the_answer_does_not_depend_on_how_models_are_shared_out(
+    rows: DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One task, a task for each model, or one task that answers model by model."""
     last = SparkXGBRegressor(label_col="number", **COMMON)
     folds, judge = Folds(FOLDS, "fold"), RegressionEvaluator(labelCol="number")
-    one, six = (
-        {pair: fit.value for pair, fit in found(rows, folds, last, grid(last), judge, parallelism=tasks).items()}
-        for tasks in (1, 6)
-    )
-    assert one == six
+    values = []
+    for tasks, seconds in ((1, 1e9), (6, 1e9), (1, 0.0)):
+        monkeypatch.setattr(tree_shares, "PART_SECONDS", seconds)
+        fits = found(rows, folds, last, grid(last), judge, parallelism=tasks)
+        values.append({pair: fit.value for pair, fit in fits.items()})
+    assert values[0] == values[1] == values[2]
 
 
 @pytest.mark.slow
@@ -271,7 +281,7 @@ def test_folds_in_time_train_on_the_past(rows: DataFrame) -> None:
     for (point, fold), fit in ours.items():
         model = trees.fit(last.copy(grid(last)[point]), frame.where(folds.trains(fold)))
         alone = evaluator.evaluate(model.transform(frame.where(folds.validates(fold))))
-        assert fit.value == pytest.approx(alone, rel=0.05)  # other cuts: those of all rows
+        assert fit.value == pytest.approx(alone, rel=1e-6)
 
 
 @pytest.mark.slow
@@ -396,7 +406,9 @@ def test_the_drop_in_halves(rows: DataFrame, tmp_path: Path) -> None:
         estimator=last, estimatorParamMaps=points, evaluator=judge, numFolds=FOLDS, foldCol="fold", halving=2
     )
     whole = CrossValidator(estimator=last, estimatorParamMaps=points, evaluator=judge, numFolds=FOLDS, foldCol="fold")
-    halved, full = validator.fit(rows), whole.fit(rows)
+    halved, full = validator.setCollectSubModels(True).fit(rows), whole.fit(rows)
+    rounds = [[model.get_booster().num_boosted_rounds() for model in of_fold] for of_fold in halved.subModels]
+    assert rounds == [[2, 8, 2, 4]] * FOLDS
     best = int(np.argmin(full.avgMetrics))
     assert halved.avgMetrics[best] == pytest.approx(full.avgMetrics[best], rel=1e-6)
     assert [halved.avgMetrics[k] > full.avgMetrics[k] for k in (0, 2)] == [True, True]
@@ -433,10 +445,105 @@ def test_work_is_dealt_out_evenly() -> None:
     ]
 
     def shares(tasks: int) -> list[list[int]]:
-        return [[request.number for request in share] for share in tree_search.dealt(requests, tasks)]
+        return [[request.number for request in share] for share in tree_shares.dealt(requests, tasks)]
 
     assert shares(1) == [[2, 6, 4, 8, 0, 3, 7, 5, 9, 1]]
     assert shares(2) == [[2, 6, 4, 8, 0], [3, 7, 5, 9, 1]]
     assert shares(3) == [[2, 6], [4, 8, 0, 3], [7, 5, 9, 1]]
     assert sorted(number for share in shares(16) for number in share) == list(range(10))
     assert all(shares(16))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [(0, [[0], [1], [2], [3]]), (40, [[0], [1, 2, 3]]), (70, [[0, 1, 2], [3]]), (math.inf, [[0, 1, 2, 3]])],
+)
+def test_a_long_share_is_answered_part_by_part(most: float, expected: list[list[int]]) -> None:
+    """In its order, and never cut within a model."""
+    requests = [Request(n, 0, {"max_depth": d}, {"num_boost_round": 10}, {}) for n, d in enumerate((5, 1, 1, 2))]
+    assert [[request.number for request in part] for part in tree_shares.parts(requests, most)] == expected
+
+
+@pytest.mark.slow
+def test_models_are_there_before_the_last_one_is(rows: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a search that is killed has them: whoever stops after the first has not trained the rest."""
+    monkeypatch.setattr(tree_shares, "PART_SECONDS", 0.0)
+    context, group = rows.sparkSession.sparkContext, "parts of a share"
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    ways = [any_estimator.route(last, point, extra) for point, extra in enumerate(grid(last))]
+    judge = RegressionEvaluator(labelCol="number")
+    context.setJobGroup(group, group)
+    try:
+        fits = tree_search.fits(rows, Folds(FOLDS, "fold"), ways, judge, parallelism=1)
+        first = next(fits)
+        fits.close()
+    finally:
+        context.setLocalProperty("spark.jobGroup.id", None)
+    assert (first.point, first.fold, first.error) == (1, 0, None)
+    started = context.statusTracker().getJobIdsForGroup(group)
+    assert len(started) < 2 + len(ways) * FOLDS
+
+
+@pytest.mark.slow
+def test_points_that_set_rows_aside_do_not_share_rows_with_others(rows: DataFrame) -> None:
+    """Each is trained as alone, in whichever order they come."""
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    early = {last.validationIndicatorCol: "aside", last.early_stopping_rounds: 2, last.learning_rate: 0.8}
+    folds, judge = Folds(FOLDS, "fold"), RegressionEvaluator(labelCol="number")
+    whole = [found(rows, folds, last, [extra], judge) for extra in (early, {})]
+    for first, second in ((0, 1), (1, 0)):
+        points = [(early, {})[first], (early, {})[second]]
+        fits = found(rows, folds, last, points, judge)
+        for point, alone in enumerate((first, second)):
+            for fold in range(FOLDS):
+                assert (fits[point, fold].value, fits[point, fold].rounds) == (
+                    whole[alone][0, fold].value,
+                    whole[alone][0, fold].rounds,
+                )
+
+
+@pytest.mark.slow
+def test_points_of_other_features_are_halved_by_themselves(rows: DataFrame) -> None:
+    """Of each two one goes on."""
+    last = SparkXGBRegressor(features_col="all", label_col="number", **COMMON)
+    stages = fitted_stages()
+    points = [
+        {stages[0].stringOrderType: order, last.learning_rate: rate}
+        for order in ("frequencyDesc", "alphabetAsc")
+        for rate in (0.01, 0.5)
+    ]
+    halving = Halving(2, frozenset(range(4)))
+    judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
+    fits = found(rows, folds, Pipeline(stages=[*stages, last]), points, judge, halving=halving)
+    assert {point: {fits[point, fold].share for fold in range(FOLDS)} for point in range(4)} == {
+        0: {0.5},
+        1: {1},
+        2: {0.5},
+        3: {1},
+    }
+
+
+@pytest.mark.slow
+def test_rows_without_sound_features_and_points_without_rounds(spark: SparkSession, rows: DataFrame) -> None:
+    """Each is a sentence."""
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    folds, judge = Folds(FOLDS, "fold"), RegressionEvaluator(labelCol="number")
+    fits = found(rows, folds, last, [{last.n_estimators: 0}, {}], judge)
+    assert {str(fit.error) for (point, _), fit in fits.items() if point == 0} == {
+        "n_estimators is 0; expected 1 or more."
+    }
+    assert all(fit.error is None for (point, _), fit in fits.items() if point == 1)
+    few = [
+        (0, Vectors.dense([1.0, 2.0, 3.0]), 1.0),
+        (1, Vectors.dense([1.0]), 2.0),
+        (2, Vectors.dense([1.0, 2.0]), 3.0),
+    ]
+    uneven = spark.createDataFrame(few, ["fold", "features", "number"])
+    (said,) = {str(fit.error) for fit in found(uneven, folds, last, [{}], judge).values()}
+    assert said == "The vectors of features have 1 to 3 values; expected the same number in all rows."
+    empty = spark.createDataFrame(
+        [(k, None if k else [1.0], 1.0) for k in range(3)], "fold int, features array<double>, number double"
+    )
+    (said,) = {str(fit.error) for fit in found(empty, folds, last, [{}], judge).values()}
+    assert said == "2 of 3 rows have null for a vector of features; leave them out or fill them."

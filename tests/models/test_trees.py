@@ -14,6 +14,7 @@ from xgboost.spark import SparkXGBClassifier, SparkXGBRegressor
 
 from models import trees
 from models.folds import canonical
+from transforms.errors import ModelError
 
 ASIDE: dict[str, Any] = {"validation_indicator_col": "aside", "early_stopping_rounds": 2, "learning_rate": 0.6}
 
@@ -92,3 +93,19 @@ def test_the_model_does_not_depend_on_how_partitions_arrive(rows: DataFrame) -> 
 def test_other_settings_are_left_to_the_stock_fit(spark: SparkSession, settings: dict[str, Any]) -> None:
     """Several workers, margins to begin with, and GPUs."""
     assert not trees.applies(SparkXGBClassifier(features_col="features", **settings))
+
+
+def test_a_booster_to_begin_with_is_left_to_the_stock_fit(rows: DataFrame) -> None:
+    begun = trees.fit(SparkXGBRegressor(features_col="features", label_col="number", n_estimators=2), rows)
+    assert not trees.applies(SparkXGBRegressor(features_col="features", xgb_model=begun.get_booster()))
+
+
+@pytest.mark.parametrize("settings", [{"weight_col": "negative"}, {"grow_policy": "sideways"}])
+def test_what_xgboost_refuses_is_its_sentence(rows: DataFrame, settings: dict[str, Any]) -> None:
+    """Not the traceback of a worker."""
+    estimator = SparkXGBRegressor(features_col="features", label_col="number", n_estimators=2, **settings)
+    with pytest.raises(ModelError) as caught:
+        trees.fit(estimator, rows.withColumn("negative", F.lit(-1.0)))
+    (said,) = caught.value.problems
+    assert said.startswith("XGBoostError: ")
+    assert "Traceback" not in said
