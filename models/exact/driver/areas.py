@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import starmap
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
 
@@ -50,13 +52,15 @@ def areas(passes: Passes, weights: Floats, validates: Flags, *, rows: int, weigh
     count = weights.shape[1]
     at_once = max(1, MESSAGE_BYTES // (8 * max(1, rows)))
     found: list[tuple[float, float]] = []
-    with ThreadPool(min(count, len(os.sched_getaffinity(0)))) as pool:
+    threads = min(count, len(os.sched_getaffinity(0)))
+    # Making threads takes longer than judging one model.
+    with ThreadPool(threads) if threads > 1 else nullcontext() as pool:
         for start in range(0, count, at_once):
             group = slice(start, start + at_once)
             request = {"weights": np.ascontiguousarray(weights[:, group]), "validates": validates[group]}
             judged = _judged(passes.run("scores", {**request, "weighted": weighted}), validates[group], weighted)
             # Sorting and searching let other threads run.
-            found += pool.starmap(_areas, judged)
+            found += pool.starmap(_areas, judged) if pool else starmap(_areas, judged)
     roc, pr = zip(*found, strict=True)
     return Areas(np.array(roc), np.array(pr))
 
