@@ -130,7 +130,8 @@ def recorded(text: str, found: dict[str, Any]) -> str:
         text = (
             "# Benchmarks\n\nWritten by `scripts/bench NAME --size full --record` (or `small`): both sides in one session on one machine, in turn. Times vary\n"
             "between machines and hours; the ratios are what to compare. `ours_s` and `peer_s` are medians over the pairs of runs in seconds, `ratio` is the\n"
-            "median of peer over ours, `strict_*` is against a peer that was run to a tolerance of 1e-12, `ok` says that both sides gave the same result.\n"
+            "median of peer over ours, `strict_*` is against a peer that was run to a tolerance of 1e-12, `ok` says that the results are as close as\n"
+            "that benchmark demands, and `targets_met` which of our own targets were met.\n"
         )
     title = f"## {found['bench']}, {found['size']['name']}"
     rows = "\n".join(

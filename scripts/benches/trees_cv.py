@@ -4,12 +4,9 @@
     peer        stock CrossValidator over the same estimator and column, as many fits at once as there are cores
     one by one  the same with stock's own parallelism, which is one fit after the other; timed once
     local       the same models in as many processes as there are cores, a binned matrix a fold in each, without Spark: the limit
-    mllib       GBTClassifier, one fit after the other and as many at once as there are cores: six of each, two of each depth, scaled to all
-                that the search has: estimates
 
 At 20 and at 50 rounds; `ours_s`, `peer_s` and `ratio` are those at 20. `quality` compares the areas of ours and peer, point by point. Targets
 are held against the peer one by one, and against it with as many fits at once as there are cores (`at once`).
-At 200 rounds both sides stop early, by a tenth of the training rows, and ours halves the grid by 2; how far its winner is behind by the peer's areas.
 """
 
 from __future__ import annotations
@@ -21,18 +18,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import groupby, pairwise
 from multiprocessing import get_context
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xgboost
-from pyspark.ml.classification import GBTClassifier
 from pyspark.ml.evaluation import BinaryClassificationEvaluator
 from pyspark.ml.tuning import ParamGridBuilder
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 from xgboost.spark import SparkXGBClassifier
 
 from conf.schema import Environment
@@ -41,10 +34,9 @@ from scripts import paired, tuning_bench
 
 SIZES = {"small": (10_000, 10), "full": (200_000, 50)}
 ROUNDS = (20, 50)
-MANY_ROUNDS, PATIENCE = 200, 10
 DEPTHS, RATES = (3, 5, 7), (0.05, 0.1, 0.2, 0.4)
 APART = 0.002
-TARGETS = {20: 8.0, 50: 5.0, 200: 5.0, "mllib": 30.0, "local": 1.25}
+TARGETS = {20: 8.0, 50: 5.0, "local": 1.25}
 Array = npt.NDArray[Any]
 
 
@@ -75,41 +67,6 @@ def _share(given: tuple[Array, Array, Array, int, list[tuple[int, float, int]]])
         for _, rate, depth in of_fold:
             parameters = {"max_depth": depth, "learning_rate": rate, "objective": "binary:logistic", "nthread": 1}
             xgboost.train(parameters, matrix, rounds).inplace_predict(x[fold == k], predict_type="margin")
-
-
-def many_rounds(frame: DataFrame) -> tuple[dict[str, float], float]:
-    """Seconds of both sides where training dominates, and how far behind the peer's best our winner is by the peer's own areas."""
-    rows = frame.withColumn("aside", F.pmod(F.xxhash64("value"), F.lit(10)) == 0)
-    estimator, grid, judge = problem(MANY_ROUNDS, early_stopping_rounds=PATIENCE, validation_indicator_col="aside")
-    ours, peer = tuning_bench.validators(estimator, grid, judge)
-    ours.setHalving(2)
-    timings, mine, theirs = paired.take_turns(partial(ours.fit, rows), partial(peer.fit, rows), pairs=0)
-    one_by_one, _ = paired.seconds(partial(peer.setParallelism(1).fit, rows))
-    won = [
-        point
-        for point, extra in enumerate(grid)
-        if all(mine.bestModel.getOrDefault(param.name) == value for param, value in extra.items())
-    ]
-    found = {
-        "ours_s": timings.ours_s, "peer_s": timings.peer_s, "ratio": timings.ratio, "one_by_one_s": one_by_one,
-        "one_by_one_ratio": one_by_one / timings.ours_s,
-    }  # fmt: skip
-    return found, float(max(theirs.avgMetrics) - theirs.avgMetrics[won[0]])
-
-
-def mllib(frame: DataFrame, rounds: int, at_once: int) -> float:
-    """Estimated seconds of the search by MLlib's own boosted trees: each depth on two folds, scaled to all fits."""
-    estimator = GBTClassifier(labelCol="flag", maxIter=rounds)
-    judge = BinaryClassificationEvaluator(labelCol="flag")
-    some = [(depth, fold) for fold in (0, 1) for depth in DEPTHS]
-
-    def one(depth: int, fold: int) -> float:
-        model = estimator.copy({estimator.maxDepth: depth}).fit(frame.where(F.col("fold") != fold))
-        return judge.evaluate(model.transform(frame.where(F.col("fold") == fold)))
-
-    with ThreadPool(at_once) as pool:
-        seconds, _ = paired.seconds(lambda: pool.starmap(one, some, chunksize=1))
-    return seconds * (len(DEPTHS) * len(RATES) * tuning_bench.FOLDS + 1) / len(some)
 
 
 def main() -> int:
@@ -144,29 +101,13 @@ def main() -> int:
                 f"local at {rounds}": timings.ours_s <= TARGETS["local"] * limit,
             }
             paired.told(f"local      {limit:.2f} s, ours {timings.ours_s / limit:.2f} times that")
-        paired.told(f"{MANY_ROUNDS} rounds")
-        by_rounds[str(MANY_ROUNDS)], apart[f"best_area_behind_{MANY_ROUNDS}"] = many_rounds(frame)
-        many = by_rounds[str(MANY_ROUNDS)]
-        met[f"peer at {MANY_ROUNDS}"] = many["one_by_one_ratio"] >= TARGETS[MANY_ROUNDS]
-        met[f"peer at once at {MANY_ROUNDS}"] = many["ratio"] >= TARGETS[MANY_ROUNDS]
-        mllib_s, mllib_one_by_one_s = (mllib(frame, ROUNDS[0], at_once) for at_once in (cores, 1))
-        paired.told(f"mllib      {mllib_s:.0f} s, one by one {mllib_one_by_one_s:.0f} s: estimates")
     spark.stop()
     first = by_rounds[str(ROUNDS[0])]
-    met["mllib"] = mllib_one_by_one_s / first["ours_s"] >= TARGETS["mllib"]
-    met["mllib at once"] = mllib_s / first["ours_s"] >= TARGETS["mllib"]
     found = {
         "bench": "trees_cv",
         "size": {"name": given.size, "rows": count, "features": features, "folds": tuning_bench.FOLDS, "points": len(DEPTHS) * len(RATES)},
         "ours_s": first["ours_s"], "peer_s": first["peer_s"], "ratio": first["ratio"],
-        "scaling": {
-            "rounds": by_rounds,
-            "mllib": {
-                "estimate_s": mllib_s, "ratio": mllib_s / first["ours_s"], "one_by_one_estimate_s": mllib_one_by_one_s,
-                "one_by_one_ratio": mllib_one_by_one_s / first["ours_s"],
-            },
-            "pairs": given.pairs,
-        },
+        "scaling": {"rounds": by_rounds, "pairs": given.pairs},
         "quality": apart, "ok": max(apart.values()) <= APART, "targets_met": met,
     }  # fmt: skip
     return paired.finish(found, given)
