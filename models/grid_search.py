@@ -25,10 +25,9 @@ from models.exact.driver.search import OnPass
 from models.exact_estimator import Refit
 from models.folds import Folds
 from models.halving import Halving
-from models.trials import Trial, TuningResult, finite
+from models.trials import Trial, TuningResult, describe_error, finite
 from transforms.errors import ConfigError
 
-_TRACEBACK = "Traceback (most recent call last):"
 log = logging.getLogger(__name__)
 
 
@@ -200,25 +199,6 @@ def require_gpus(spark: SparkSession, estimator: Estimator[Any], grid: Iterable[
         # A point that MLlib refuses is a trial that fails.
         with suppress(*any_estimator.FIT_ERRORS):
             any_estimator.require_gpus(spark, [any_estimator.route(estimator, 0, extra)])
-
-
-def describe_error(error: Exception) -> str:
-    """First line of what went wrong, the innermost cause of a failed Spark job; rows that Spark prints after it are left out, and so is the
-    traceback of a worker."""
-    java = getattr(error, "java_exception", None)
-    if java is not None:
-        while java.getCause() is not None:
-            java = java.getCause()
-        text = str(java.toString())
-    else:
-        text = f"{type(error).__name__}: {error}"
-    lines = text.strip().splitlines()
-    if _TRACEBACK in text:
-        # Of a Python worker: what it raised stands after the last of the indented lines.
-        last = max(number for number, line in enumerate(lines) if line.startswith((" ", _TRACEBACK)))
-        kind, colon, said = (lines[last + 1 :] or lines)[0].partition(": ")
-        lines = [kind.rpartition(".")[2] + colon + said]
-    return lines[0][:300]
 
 
 def _routes(search: Search, done: Container[tuple[int, int]]) -> tuple[list[Route], list[Fit]]:

@@ -20,8 +20,8 @@ from conf.candidates import Range
 
 # Points before scores count: Optuna's defaults, 10 and 50, would leave most of a usual search to chance.
 BEGINNING = 8
-# So many points in a row that were drawn before: the space holds no more.
-MOST_IN_VAIN = 100
+# Points in a row that were drawn before: after a few others are drawn by chance, and after so many the space holds no more.
+FEW_IN_VAIN, MOST_IN_VAIN = 10, 1_000
 
 
 class Proposals:
@@ -38,7 +38,8 @@ class Proposals:
         self._space = {name: _distribution(values) for name, values in space.items()}
         self._values = {name: values for name, values in space.items() if isinstance(values, tuple)}
         direction = StudyDirection.MAXIMIZE if larger_is_better else StudyDirection.MINIMIZE
-        self._study = optuna.create_study(direction=direction, sampler=_sampler(method, seed))
+        self._sampler, self._by_chance = _sampler(method, seed), RandomSampler(seed=seed)
+        self._study = optuna.create_study(direction=direction, sampler=self._sampler)
         self._asked: list[Trial] = []
         self._seen: set[tuple[Any, ...]] = set()
 
@@ -47,6 +48,8 @@ class Proposals:
         before asking again."""
         self._asked, in_vain = [], 0
         while len(self._asked) < count and in_vain < MOST_IN_VAIN:
+            # What is drawn again and again is what the sampler thinks best: the rest is found by chance.
+            self._study.sampler = self._sampler if in_vain < FEW_IN_VAIN else self._by_chance
             trial = self._study.ask(self._space)
             point = tuple(trial.params[name] for name in self._space)
             if point in self._seen:
@@ -63,16 +66,19 @@ class Proposals:
 
         Args:
             shares: of their rounds that the scores are of, 1 for all. What has a score of a part was stopped, for others promised more: it
-                counts as worse than whatever was not, and among its like by how far it came.
+                counts as no better than any of these that was not.
         """
-        for trial, score, share in zip(self._asked, scores, shares or [1.0] * len(scores), strict=True):
+        shares = shares or [1.0] * len(scores)
+        whole = [score for score, share in zip(scores, shares, strict=True) if share == 1 and not math.isnan(score)]
+        for trial, score, share in zip(self._asked, scores, shares, strict=True):
             if math.isnan(score):
                 self._study.tell(trial, state=TrialState.FAIL)
-            elif share < 1:
-                trial.report(float(score), round(1000 * share))
-                self._study.tell(trial, state=TrialState.PRUNED)
-            else:
+            elif share == 1 or not whole:
                 self._study.tell(trial, float(score))
+            elif self._study.direction == StudyDirection.MAXIMIZE:
+                self._study.tell(trial, float(min(score, *whole)))
+            else:
+                self._study.tell(trial, float(max(score, *whole)))
 
     def _value(self, name: str, drawn: Any) -> Any:
         return self._values[name][drawn] if name in self._values else drawn

@@ -287,7 +287,7 @@ class _Search:
         if whole:
             training = replace(training, gpu=gpus.take(spark, "trees"))
             for row in tree_shares.answers(rows.frame, whole, training, division):
-                yield {**row.asDict(), "solver": tree_division.WHOLE}
+                yield {**row, "solver": tree_division.WHOLE}
 
     def _going_on(self, share: float, states: Mapping[tuple[int, int], _State]) -> set[int]:
         """Which of the routes go on; a point that failed in a fold, whose state is gone, does not."""

@@ -12,6 +12,8 @@ from pyspark.ml import Model
 
 from transforms.errors import ModelError
 
+_DEATH = "Python worker exited unexpectedly"
+_TRACEBACK = "Traceback (most recent call last):"
 Scores = npt.NDArray[np.float64]
 
 
@@ -85,6 +87,27 @@ class TuningResult:
         if self.best is None:
             raise ModelError(failures(self.trials))
         return self.best
+
+
+def describe_error(error: Exception) -> str:
+    """First line of what went wrong, the innermost cause of a failed Spark job; rows that Spark prints after it are left out, and so is the
+    traceback of a worker."""
+    java = getattr(error, "java_exception", None)
+    if java is not None:
+        # What lies under a worker's death is no more than the end of its answer.
+        while java.getCause() is not None and _DEATH not in str(java.toString()):
+            java = java.getCause()
+        text = str(java.toString())
+    else:
+        text = f"{type(error).__name__}: {error}"
+    first, *others = text.strip().splitlines()
+    traced = [number for number, line in enumerate([first, *others]) if _TRACEBACK in line]
+    if traced:
+        # What a worker raised is the first line after the indented ones; it may have more of its own.
+        raised = next((line for line in others[traced[-1] :] if line.strip() and not line.startswith(" ")), first)
+        kind, colon, said = raised.partition(": ")
+        first = kind.rpartition(".")[2] + colon + said
+    return first[:300]
 
 
 def finite(value: float | None) -> tuple[float | None, str | None]:

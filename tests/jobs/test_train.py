@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow import MlflowClient
 from pyspark.sql import SparkSession
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -277,6 +278,10 @@ class Interrupted(Exception):
     """Stands for a kill."""
 
 
+def interrupt() -> None:
+    raise Interrupted
+
+
 @dataclass
 class KilledAfter(Progress):
     """Stops the job at a trial, or at the message before the winner is refitted."""
@@ -334,7 +339,7 @@ def test_killed_and_run_again_it_ends_with_the_same_tables(
 def test_another_winner_has_predictions_and_a_model_of_its_own(
     spark: SparkSession, tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run is killed when all is written but the model; a candidate that failed in it is tried again, and wins."""
+    """A run is killed when all is written but the ledger; a candidate that failed in it is tried again, and wins."""
     spec = pipeline("overtaken")
     made = world(spark, tmp_path, tracking_uri, spec, parcels())
 
@@ -344,14 +349,18 @@ def test_another_winner_has_predictions_and_a_model_of_its_own(
 
     with monkeypatch.context() as patched:
         patched.setattr(exact_estimator, "fits", fails)
+        patched.setattr(Registry, "log", lambda *given, log=Registry.log, **named: log(*given, **named) and interrupt())
         with pytest.raises(Interrupted):
-            made.train(spec, KilledAfter(message_part="refitting"))
+            made.train(spec)
     before = out_of_fold(made, spec)
 
     outcome = made.train(spec)
 
     found = out_of_fold(made, spec)
     assert outcome.details["candidate"] == "logistic"
+    assert outcome.details["model_version"] == 2
+    version = Registry(made.environment.tracking_uri, f"{made.environment.lake}/models").get("overtaken", 2)
+    assert MlflowClient(tracking_uri).get_run(version.run_id).data.params["candidate"] == "logistic"
     assert found[["parcel", "fold"]].equals(before[["parcel", "fold"]])
     score = found["probability"].map(lambda both: both[1])
     by_fold = [roc_auc_score(found["label"][found["fold"] == k], score[found["fold"] == k]) for k in (0, 1)]
@@ -402,9 +411,11 @@ def test_a_search_over_spaces_goes_on_where_it_was_killed(
     assert {where.partition(":")[0] for where in outcome.details["devices"].values()} == {"CPU"}
     pd.testing.assert_frame_equal(trials(made, spec), trials(whole, whole_spec), check_exact=False, atol=1e-9)
     assert len(trials(made, spec)) == 2 * 5 * 2
-    shares = trials(made, spec).query("candidate == 'trees'").groupby("point")["share"].first()
+    grown = trials(made, spec).query("candidate == 'trees'").groupby("point").first()
+    slow = grown["parameters"].map(lambda text: json.loads(text)["learning_rate"] == 0.001)
     # So slow a learner is told from the rest on few rows, too.
-    assert set(shares) == {0.5, 1.0}
+    assert set(grown["share"][slow]) == {0.5}
+    assert all(1.0 in set(grown["share"].loc[points]) for points in ([0, 1, 2], [3, 4]))
     for name in ("candidate", "parameters", "trials", "failed"):
         assert outcome.details[name] == expected.details[name]
 

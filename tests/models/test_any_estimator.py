@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from models import any_estimator
 from models.folds import Folds
-from models.grid_search import describe_error
+from models.trials import describe_error
 from models.tuning import CrossValidator
 from transforms.errors import ModelError
 
@@ -177,7 +177,7 @@ def test_what_a_worker_raised_is_told_without_its_traceback(spark: SparkSession)
     """The class and the first line; the driver's own errors as they are."""
 
     def fails(batches: Any) -> Any:
-        raise ModelError("the rows: expected none, found some.\nmore of it")
+        raise ModelError("the rows: expected none, found some.\nStack trace:\n  [bt] more of it")
         yield from batches
 
     with pytest.raises(PySparkException) as caught:

@@ -114,13 +114,34 @@ def test_no_point_is_drawn_twice(method: str) -> None:
     assert sorted(rounds[0] + rounds[1]) == [(depth, leaves) for depth in (4, 6) for leaves in (1, 2, 3)]
 
 
-def test_what_was_stopped_counts_as_worse() -> None:
-    """Though it looks better: what comes next lies where those are that went to the end."""
-    later = []
-    for shares in (lambda rate: 1.0, lambda rate: 0.25 if rate > 0.1 else 1.0):
-        proposals = Proposals({"rate": SPACE["rate"]}, "bayesian", 0, larger_is_better=True)
-        for _ in range(4):
+@pytest.mark.parametrize("method", METHODS)
+def test_all_of_a_space_is_found(method: str) -> None:
+    """However sure a sampler is of what is best."""
+    proposals = Proposals({"depth": tuple(range(10)), "leaves": tuple(range(10))}, method, 0, larger_is_better=True)
+    points = set()
+    for _ in range(13):
+        asked = [tuple(point.values()) for point in proposals.ask(8)]
+        proposals.tell([-float(sum(point)) for point in asked])
+        points |= {*asked}
+    assert len(points) == 100
+    assert proposals.ask(8) == []
+
+
+@pytest.mark.parametrize("method", ["bayesian", "evolutionary"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["larger is better", "smaller is better"])
+def test_what_was_stopped_counts_as_no_better(method: str, sign: int) -> None:
+    """Though it looks better: fewer of what comes next lie there."""
+    space = {"rate": SPACE["rate"], "depth": SPACE["depth"]}
+
+    def later(seed: int, share: float) -> int:
+        """How many of the last points lie where the score is high, of models of a share of their rounds."""
+        proposals = Proposals(space, method, seed, larger_is_better=sign == 1)
+        for _ in range(8):
             rates = [point["rate"] for point in proposals.ask(8)]
-            proposals.tell([1.0 + rate if rate > 0.1 else 0.5 for rate in rates], [shares(rate) for rate in rates])
-        later.append(sum(point["rate"] > 0.1 for point in proposals.ask(16)))
-    assert later[0] > 8 > later[1]
+            scores = [sign * (1.0 + rate if rate > 0.1 else 0.5 - rate) for rate in rates]
+            proposals.tell(scores, [share if rate > 0.1 else 1.0 for rate in rates])
+        return sum(point["rate"] > 0.1 for point in proposals.ask(16))
+
+    whole, stopped = (sum(later(seed, share) for seed in range(5)) for share in (1.0, 0.25))
+    # A third of the space, and so of points by chance.
+    assert whole > 5 * 16 / 3 > stopped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from models import any_estimator, tree_search, tree_shares, trees
 from models.boosters import Request
 from models.folds import Folds, canonical
 from models.halving import Halving
+from models.margins import Measure
 from models.tuning import CrossValidator
 from transforms.errors import ConfigError
 
@@ -483,6 +485,30 @@ def test_models_are_there_before_the_last_one_is(rows: DataFrame, monkeypatch: p
     assert (first.point, first.fold, first.error) == (1, 0, None)
     started = context.statusTracker().getJobIdsForGroup(group)
     assert len(started) < 2 + len(ways) * FOLDS
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_fails_its_models_alone(rows: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With parts of one model each; others come through."""
+    counts = {row["fold"]: row["count"] for row in rows.groupBy("fold").count().collect()}
+    assert len(set(counts.values())) == len(counts)
+    dies_at = counts[1]
+
+    class Dies(Measure):
+        def value(self, said: Any, label: Any, weight: Any) -> float:
+            if len(label) == dies_at:
+                os._exit(1)
+            return super().value(said, label, weight)
+
+    monkeypatch.setattr(tree_shares, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(
+        tree_search, "measure_of", lambda judge: Dies("regression", "rmse", False, {"throughOrigin": False})
+    )
+    last = SparkXGBRegressor(label_col="number", **COMMON)
+    fits = found(rows, Folds(FOLDS, "fold"), last, grid(last), RegressionEvaluator(labelCol="number"), parallelism=1)
+    assert {pair for pair, fit in fits.items() if fit.error} == {(0, 1), (1, 1)}
+    assert all(fit.value > 0 for pair, fit in fits.items() if pair[1] != 1)
+    assert all("Python worker exited unexpectedly" in str(fit.error) for fit in fits.values() if fit.error)
 
 
 @pytest.mark.slow
