@@ -128,18 +128,14 @@ def alike(routes: Sequence[Route]) -> list[list[Route]]:
     """Groups of equal feature stages, and of equal class and columns of the last estimator."""
     groups: dict[Any, list[Route]] = {}
     for way in routes:
-        aside = _value(way.last, "validationIndicatorCol")
+        aside = trees.value_of(way.last, "validationIndicatorCol")
         groups.setdefault((way.keys, type(way.last), columns(way.last), aside), []).append(way)
     return list(groups.values())
 
 
 def columns(estimator: Any) -> tuple[Any, ...]:
     """Features, label and weight, None where there is none."""
-    return tuple(_value(estimator, name) for name in ("featuresCol", "labelCol", "weightCol"))
-
-
-def _value(estimator: Any, name: str) -> Any:
-    return estimator.getOrDefault(name) if estimator.hasParam(name) and estimator.isDefined(name) else None
+    return tuple(trees.value_of(estimator, name) for name in ("featuresCol", "labelCol", "weightCol"))
 
 
 def who_ignores_weights(estimator: Any) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +24,12 @@ from models.boosters import Request
 from models.exact.driver import workers
 from models.exact.driver.barrier import BarrierPasses, Unavailable
 from models.exact.task import Limits
-from models.tree_task import ANSWER, ASIDE, CELL, Training
+from models.tree_task import ASIDE, CELL, Training, answer, failed
 from transforms.errors import ModelError
 
 Array = npt.NDArray[Any]
 # A model may train for days; that a worker is gone is noticed much earlier.
 MODEL_SECONDS = 7 * 86_400.0
-_NOTHING: dict[str, Any] = dict.fromkeys(ANSWER.names)
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def together(rows: DataFrame, features: int, *, classifies: bool) -> Iterator[To
 
 
 def answers(
-    rows: DataFrame, features: int, requests: Iterable[Request], training: Training
+    rows: DataFrame, features: int, requests: Sequence[Request], training: Training
 ) -> Iterator[dict[str, Any]]:
     """What tasks with all rows would answer, a row of `tree_task.ANSWER` for each model; those that the same matrix serves come one after the other.
 
@@ -129,11 +128,11 @@ def answers(
         try:
             trees = stack.enter_context(together(rows, features, classifies=training.classifies))
         except ModelError as error:
-            yield from ({**_NOTHING, "number": each.number, "seconds": 0.0, "error": str(error)} for each in requests)
+            yield from failed(requests, 0.0, str(error))
             return
         for request in sorted(requests, key=lambda request: request.served_by):
             started = time.monotonic()
-            found = dict(_NOTHING)
+            found: dict[str, Any] = {}
             try:
                 cells = training.trains[request.fold], training.validates[request.fold]
                 made = trees.train(request, *cells, halves=training.halves)
@@ -145,7 +144,7 @@ def answers(
                     found |= {"config": made.config, "model": made.model}
             except ModelError as error:
                 found["error"] = str(error)
-            yield {**found, "number": request.number, "seconds": time.monotonic() - started}
+            yield answer(request, time.monotonic() - started, **found)
 
 
 class _Meeting:

@@ -131,6 +131,11 @@ def measured(spark: SparkSession, times: Mapping[Stage, Measured]) -> Iterator[N
         del _measured[application]
 
 
+def is_required(spark: SparkSession) -> bool:
+    """Whether nothing may run without GPUs."""
+    return spark.conf.get(SETTING, "never") == "require"
+
+
 def require(spark: SparkSession) -> None:
     """Before any work: make sure that GPUs that are required can be used.
 
@@ -138,9 +143,8 @@ def require(spark: SparkSession) -> None:
         ConfigError: the setting is none of its values.
         NoGpu: they cannot.
     """
-    for stage in STAGES:
-        if spark.conf.get(SETTING, "never") == "require":
-            choose(spark, stage)
+    for stage in STAGES if is_required(spark) else ():
+        choose(spark, stage)
 
 
 def found(spark: SparkSession) -> Found:

@@ -19,7 +19,7 @@ from pyspark.ml import Estimator, Model
 from pyspark.ml.evaluation import Evaluator
 from pyspark.sql import DataFrame, SparkSession
 
-from models import any_estimator, exact_estimator, tree_search
+from models import any_estimator, exact_estimator, gpus, tree_search
 from models.any_estimator import Fit, ParamMap, Route
 from models.exact.driver.search import OnPass
 from models.exact_estimator import Refit
@@ -195,7 +195,8 @@ def require_gpus(spark: SparkSession, estimator: Estimator[Any], grid: Iterable[
     Raises:
         NoGpu: they cannot.
     """
-    for extra in grid:
+    # To set a point's parameters takes tens of milliseconds.
+    for extra in grid if gpus.is_required(spark) else ():
         # A point that MLlib refuses is a trial that fails.
         with suppress(*any_estimator.FIT_ERRORS):
             any_estimator.require_gpus(spark, [any_estimator.route(estimator, 0, extra)])

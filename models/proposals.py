@@ -70,15 +70,12 @@ class Proposals:
         """
         shares = shares or [1.0] * len(scores)
         whole = [score for score, share in zip(scores, shares, strict=True) if share == 1 and not math.isnan(score)]
+        worst = min if self._study.direction == StudyDirection.MAXIMIZE else max
         for trial, score, share in zip(self._asked, scores, shares, strict=True):
             if math.isnan(score):
                 self._study.tell(trial, state=TrialState.FAIL)
-            elif share == 1 or not whole:
-                self._study.tell(trial, float(score))
-            elif self._study.direction == StudyDirection.MAXIMIZE:
-                self._study.tell(trial, float(min(score, *whole)))
             else:
-                self._study.tell(trial, float(max(score, *whole)))
+                self._study.tell(trial, float(score if share == 1 else worst([score, *whole])))
 
     def _value(self, name: str, drawn: Any) -> Any:
         return self._values[name][drawn] if name in self._values else drawn

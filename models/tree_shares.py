@@ -21,7 +21,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from models.any_estimator import FIT_ERRORS
 from models.boosters import Request
 from models.tree_division import Division
-from models.tree_task import ANSWER, Training
+from models.tree_task import ANSWER, Training, failed
 from models.trials import describe_error
 
 # A part of a share: what a whole search that is killed has lost of each task. Each one reads the rows and bins them anew.
@@ -48,9 +48,7 @@ def answers(
         try:
             rows = frame.coalesce(1).mapInArrow(partial(training.run, requests=part), schema).collect()
         except FIT_ERRORS as error:
-            nothing = {**dict.fromkeys(ANSWER.names), "error": describe_error(error)}
-            seconds = (time.monotonic() - started) / len(part)
-            return [{**nothing, "number": request.number, "seconds": seconds} for request in part]
+            return failed(part, time.monotonic() - started, describe_error(error))
         return [row.asDict() for row in rows]
 
     # A second task would hold all rows once more, on the same GPU; and each part would move them there anew.

@@ -79,7 +79,7 @@ class Training:
             try:
                 device = moved(rows)
             except ModelError as error:
-                yield from (_answer(request, 0.0, error=first_line(error)) for request in requests)
+                yield pa.RecordBatch.from_pylist(failed(requests, 0.0, first_line(error)), ANSWER)
                 return
             requests = [replace(each, booster={**each.booster, **device}) for each in requests]
         for (_, fold), alike in groupby(
@@ -95,8 +95,8 @@ class Training:
         try:
             matrices = Matrices.of(rows, requests[0], self.trains[fold][cell])
         except REFUSALS as error:
-            seconds = (time.monotonic() - started) / len(requests)
-            yield from (_answer(request, seconds, error=first_line(error)) for request in requests)
+            told = failed(requests, time.monotonic() - started, first_line(error))
+            yield pa.RecordBatch.from_pylist(told, ANSWER)
             return
         for request in requests:
             yield self._trained(rows, cell, matrices, request)
@@ -117,12 +117,17 @@ class Training:
                 found |= boosters.kept(model)
         except REFUSALS as error:
             found["error"] = first_line(error)
-        return _answer(request, time.monotonic() - started, **found)
+        return pa.RecordBatch.from_pylist([answer(request, time.monotonic() - started, **found)], ANSWER)
 
 
-def _answer(request: Request, seconds: float, **found: Any) -> pa.RecordBatch:
-    whole = {**dict.fromkeys(ANSWER.names), "number": request.number, "seconds": seconds, **found}
-    return pa.RecordBatch.from_pylist([whole], ANSWER)
+def answer(request: Request, seconds: float, **found: Any) -> dict[str, Any]:
+    """A row of ANSWER, null where nothing was found."""
+    return {**dict.fromkeys(ANSWER.names), "number": request.number, "seconds": seconds, **found}
+
+
+def failed(requests: Sequence[Request], seconds: float, error: str) -> list[dict[str, Any]]:
+    """Rows of ANSWER of models that one error kept from being trained, and that share the time that it took."""
+    return [answer(request, seconds / len(requests), error=error) for request in requests]
 
 
 def first_line(error: Exception) -> str:

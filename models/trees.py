@@ -41,8 +41,8 @@ def applies(estimator: Estimator[Any]) -> bool:
     """Whether `fit` gives what the estimator's own fit gives: CPU, one worker, no input but features, label, weight and rows aside."""
     if not type(estimator).__module__.startswith("xgboost.spark"):
         return False
-    unset = all(not _value(estimator, name) for name in _OTHER_INPUTS)
-    return unset and _value(estimator, "num_workers") == 1 and _value(estimator, "device") in (None, "cpu")
+    unset = all(not value_of(estimator, name) for name in _OTHER_INPUTS)
+    return unset and value_of(estimator, "num_workers") == 1 and value_of(estimator, "device") in (None, "cpu")
 
 
 def fit(estimator: Any, frame: DataFrame) -> Model:
@@ -90,7 +90,7 @@ def inputs(estimator: Any, frame: DataFrame, *more: Column) -> DataFrame:
 
 def is_binned(estimator: Any) -> bool:
     """Whether its trees are grown on bins of the features."""
-    return boosters.is_binned({"tree_method": _value(estimator, "tree_method")})
+    return boosters.is_binned({"tree_method": value_of(estimator, "tree_method")})
 
 
 def model_of(estimator: Any, config: str, booster: bytes) -> Model:
@@ -131,6 +131,6 @@ def _trained(batches: Iterable[pa.RecordBatch], request: Request, gpu: bool) -> 
     return boosters.kept(boosters.train(request, matrices.trained, matrices.judged))
 
 
-def _value(estimator: Estimator[Any], name: str) -> Any:
-    param = estimator.getParam(name)
-    return estimator.getOrDefault(param) if estimator.isDefined(param) else None
+def value_of(estimator: Any, name: str) -> Any:
+    """A parameter's value, None where there is none or no such parameter."""
+    return estimator.getOrDefault(name) if estimator.hasParam(name) and estimator.isDefined(name) else None

@@ -100,11 +100,11 @@ def describe_error(error: Exception) -> str:
         text = str(java.toString())
     else:
         text = f"{type(error).__name__}: {error}"
-    first, *others = text.strip().splitlines()
-    traced = [number for number, line in enumerate([first, *others]) if _TRACEBACK in line]
-    if traced:
+    first = text.strip().splitlines()[0]
+    _, traceback, after = text.rpartition(_TRACEBACK)
+    if traceback:
         # What a worker raised is the first line after the indented ones; it may have more of its own.
-        raised = next((line for line in others[traced[-1] :] if line.strip() and not line.startswith(" ")), first)
+        raised = next((line for line in after.splitlines() if line.strip() and not line.startswith(" ")), first)
         kind, colon, said = raised.partition(": ")
         first = kind.rpartition(".")[2] + colon + said
     return first[:300]

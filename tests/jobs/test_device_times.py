@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from conf.schema import Environment
+from conf.schema import Environment, Pipeline
 from jobs import device_times, rapids
 from jobs.device_times import Models
 from jobs.lake import Lake
@@ -21,7 +21,17 @@ from jobs.runs import Ledger, Outcome, Run, Stage, stage
 from models import gpus
 from models.gpus import Choice, Found, Measured, NoGpu
 from tests.jobs.test_runs import PIPELINE
-from tests.jobs.test_train import CANDIDATES, RUN_DATE, Interrupted, KilledAfter, parcels, pipeline, tracking_uri, world
+from tests.jobs.test_train import (
+    CANDIDATES,
+    RUN_DATE,
+    Interrupted,
+    KilledAfter,
+    World,
+    parcels,
+    pipeline,
+    tracking_uri,
+    world,
+)
 from transforms import contracts
 
 __all__ = ["tracking_uri"]  # a fixture
@@ -88,17 +98,27 @@ def test_times_are_those_of_one_stage(spark: SparkSession) -> None:
     assert models.details() == took("w", ("trees", False, 3.0, 10), ("arrays", False, 16.0, 5))
 
 
+@pytest.fixture
+def made_for(spark: SparkSession, tmp_path: Path, tracking_uri: str) -> Callable[[Pipeline], World]:
+    """Makes what a pipeline trains on."""
+    return lambda spec: world(spark, tmp_path, tracking_uri, spec, parcels())
+
+
+@pytest.fixture
+def mode(spark: SparkSession) -> Iterator[Callable[[str], None]]:
+    """Sets whether GPUs are used, for one test."""
+    gpus.taken(spark)
+    yield partial(spark.conf.set, gpus.SETTING)
+    spark.conf.unset(gpus.SETTING)
+
+
 @pytest.mark.slow
 def test_a_search_goes_where_it_was_faster(
-    spark: SparkSession,
-    tmp_path: Path,
-    tracking_uri: str,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    made_for: Callable[[Pipeline], World], monkeypatch: pytest.MonkeyPatch, mode: Callable[[str], None]
 ) -> None:
     """What workers have, and what a GPU took, is made up; the processors are measured, win, and train."""
     spec = pipeline("timed")
-    made = world(spark, tmp_path, tracking_uri, spec, parcels())
+    made = made_for(spec)
     first = made.train(spec)
     times = first.details["models"]
     assert [(each["stage"], each["gpu"], each["count"]) for each in times["took"]] == [
@@ -112,8 +132,7 @@ def test_a_search_goes_where_it_was_faster(
     on_gpu = row("train", 1, 1.0, first.rows_in, {"models": {**times, "took": slow}})
     Ledger(made.lake, "timed").record(Stage(**{**on_gpu.__dict__, "run_date": RUN_DATE}))
     monkeypatch.setattr(gpus, "found", lambda spark: Found(("a GPU",), "", ""))
-    spark.conf.set(gpus.SETTING, "auto")
-    request.addfinalizer(lambda: spark.conf.unset(gpus.SETTING))
+    mode("auto")
 
     again = made.train(spec, force=True)
 
@@ -128,25 +147,13 @@ def test_a_search_goes_where_it_was_faster(
     assert {each["gpu"] for each in again.details["models"]["took"]} == {False}
 
 
-@pytest.fixture
-def mode(spark: SparkSession) -> Iterator[Callable[[str], None]]:
-    """Sets whether GPUs are used, for one test."""
-    gpus.taken(spark)
-    yield partial(spark.conf.set, gpus.SETTING)
-    spark.conf.unset(gpus.SETTING)
-
-
 def test_what_cannot_be_fitted_on_a_gpu_is_said_before_the_first_trial(
-    spark: SparkSession,
-    tmp_path: Path,
-    tracking_uri: str,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: Callable[[str], None],
+    made_for: Callable[[Pipeline], World], monkeypatch: pytest.MonkeyPatch, mode: Callable[[str], None]
 ) -> None:
     """Not when its turn comes, after hours of the others."""
     forest = {"estimator": "random_forest", "params": {"subsampling_rate": 0.5}}
     spec = pipeline("required", train={"metric": "log_loss", "candidates": {**CANDIDATES, "forest": forest}})
-    made = world(spark, tmp_path, tracking_uri, spec, parcels())
+    made = made_for(spec)
     monkeypatch.setattr(gpus, "found", lambda spark: Found(("a GPU",), "", ""))
     mode("require")
     with pytest.raises(NoGpu, match=r"fits RandomForestClassifier without .*subsamplingRate=0\.5"):
@@ -156,15 +163,11 @@ def test_what_cannot_be_fitted_on_a_gpu_is_said_before_the_first_trial(
 
 @pytest.mark.slow
 def test_a_search_that_goes_on_without_its_gpu_begins_anew(
-    spark: SparkSession,
-    tmp_path: Path,
-    tracking_uri: str,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: Callable[[str], None],
+    made_for: Callable[[Pipeline], World], monkeypatch: pytest.MonkeyPatch, mode: Callable[[str], None]
 ) -> None:
     """Boosted trees of a GPU are others; here there is none, and it is killed when they are tried."""
     spec = pipeline("moved")
-    made = world(spark, tmp_path, tracking_uri, spec, parcels())
+    made = made_for(spec)
     made = replace(made, environment=made.environment.model_copy(update={"gpu": "auto"}))
     mode("auto")
     with monkeypatch.context() as patched:
