@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,9 @@ from pyspark.ml import Pipeline, PipelineModel
 from pyspark.ml.classification import FMClassifier, MultilayerPerceptronClassifier, OneVsRest
 from pyspark.ml.evaluation import (
     BinaryClassificationEvaluator,
-    Evaluator,
     MulticlassClassificationEvaluator,
     RegressionEvaluator,
 )
-from pyspark.ml.feature import StringIndexer, VectorAssembler, VectorSizeHint
 from pyspark.ml.linalg import Vectors
 from pyspark.ml.regression import FMRegressor, LinearRegression
 from pyspark.sql import DataFrame, SparkSession
@@ -27,78 +22,19 @@ from pyspark.sql import functions as F
 from sklearn import metrics
 from xgboost.spark import SparkXGBClassifier, SparkXGBRanker, SparkXGBRegressor
 
-from models import any_estimator, tree_search, tree_shares, trees
-from models.boosters import Request
-from models.folds import Folds, canonical
-from models.halving import Halving
-from models.margins import Measure
+from models import trees
+from models.folds import Folds
 from models.tuning import CrossValidator
+from tests.models import tree_rows
+from tests.models.tree_rows import COMMON, EARLY, FOLDS, ROWS, fitted_stages, found, grid
 from transforms.errors import ConfigError
-
-ROWS, FOLDS = 600, 3
-COMMON: dict[str, Any] = {"n_estimators": 8, "max_depth": 3, "num_workers": 1, "missing": float("nan")}
 
 
 @pytest.fixture(scope="module")
 def rows(spark: SparkSession) -> DataFrame:
-    """Four features with missing values, a text, labels of two and of three classes, a number, a weight, a fold and rows aside."""
-    random = np.random.default_rng(7)
-    values = []
-    for key in range(ROWS):
-        x = random.normal(size=4)
-        number = float(x[0] + x[1] * x[2])
-        two, three = float(number + random.normal() > 0), float(np.digitize(number, [-1, 1]))
-        x[random.integers(4)] = np.nan
-        text = "abcd"[int(random.integers(4))]
-        values.append(
-            (
-                key,
-                Vectors.dense(x),
-                text,
-                two,
-                three,
-                number,
-                float(1 + key % 2),
-                int(random.integers(-1, FOLDS)),
-                key % 5 == 0,
-            )
-        )
-    names = ["key", "features", "text", "two", "three", "number", "weight", "fold", "aside"]
-    return canonical(spark.createDataFrame(values, names), ("key",), ROWS).cache()
+    return tree_rows.make(spark)
 
 
-def fitted_stages() -> list[Any]:
-    """The features, missing values among them, and the text as codes that depend on the rows: `all`."""
-    return [
-        StringIndexer(inputCol="text", outputCol="code"),
-        VectorSizeHint(inputCol="features", size=4, handleInvalid="optimistic"),
-        VectorAssembler(inputCols=["features", "code"], outputCol="all", handleInvalid="keep"),
-    ]
-
-
-def grid(estimator: Any) -> list[dict[Any, Any]]:
-    return [{estimator.max_depth: depth, estimator.n_estimators: count} for depth, count in ((2, 8), (4, 5))]
-
-
-def found(
-    frame: DataFrame,
-    folds: Folds,
-    estimator: Any,
-    points: list[Any],
-    judge: Evaluator,
-    *,
-    parallelism: int = 2,
-    **options: Any,
-) -> Any:
-    routes = [any_estimator.route(estimator, point, extra) for point, extra in enumerate(points)]
-    assert [tree_search.reason_against(way, judge) for way in routes] == [None] * len(routes)
-    return {
-        (fit.point, fit.fold): fit
-        for fit in tree_search.fits(frame, folds, routes, judge, parallelism=parallelism, **options)
-    }  # fmt: skip
-
-
-EARLY = {"validation_indicator_col": "aside", "early_stopping_rounds": 2, "learning_rate": 0.8}
 CASES = [
     (SparkXGBClassifier, "two", {}, BinaryClassificationEvaluator, {"metricName": "areaUnderROC", "numBins": 0}),
     (SparkXGBClassifier, "two", {"weight_col": "weight"}, BinaryClassificationEvaluator, {"metricName": "areaUnderPR", "numBins": 0}),
@@ -192,76 +128,6 @@ def test_models_that_stop_early(rows: DataFrame) -> None:
     assert max(rounds.values()) < 60
     assert {pair: fit.rounds for pair, fit in ours.items()} == rounds
     assert {pair: fit.value for pair, fit in ours.items()} == pytest.approx(values, abs=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("by_fold", [False, True], ids=["one matrix", "a matrix a fold"])
-@pytest.mark.parametrize("early", [{}, EARLY], ids=["to the end", "stopping early"])
-def test_halving_stops_the_worse_ones(rows: DataFrame, early: dict[str, Any], *, by_fold: bool) -> None:
-    """Whoever goes on ends as without halving; whoever is stopped has the value of a model of so many rounds."""
-    judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
-    features = {"features_col": "all"} if by_fold else {}
-    last = SparkXGBRegressor(label_col="number", **COMMON, **features, **early)
-    estimator = Pipeline(stages=[*fitted_stages(), last]) if by_fold else last
-    points = [
-        {last.max_depth: depth, last.learning_rate: rate, last.n_estimators: count}
-        for depth, rate, count in ((1, 0.01, 20), (3, 0.3, 20), (2, 0.5, 8), (2, 0.02, 20), (5, 0.2, 20))
-    ]
-
-    halved = found(rows, folds, estimator, points, judge, halving=Halving(2, frozenset(range(5))), keep_models=True)
-    whole = found(rows, folds, estimator, points, judge)
-
-    shares = [{fit.share for (point, _), fit in halved.items() if point == k} for k in range(5)]
-    assert shares[0] == shares[3] == {1 / 4}
-    assert {1} in shares
-    winners = {pair for pair, fit in halved.items() if fit.share == 1}
-    assert {pair: halved[pair].value for pair in winners} == pytest.approx(
-        {pair: whole[pair].value for pair in winners}, rel=1e-6
-    )
-    assert {pair: halved[pair].rounds for pair in winners} == {pair: whole[pair].rounds for pair in winners}
-    for fit in halved.values():
-        kept = fit.model()
-        booster = (kept.stages[-1] if by_fold else kept).get_booster()
-        assert booster.num_boosted_rounds() == fit.rounds
-    short = [{**extra, last.n_estimators: math.ceil(extra[last.n_estimators] / 4)} for extra in points]
-    quarter = found(rows, folds, estimator, short, judge)
-    stopped = {pair for pair, fit in halved.items() if fit.share == 1 / 4}
-    assert {pair: halved[pair].value for pair in stopped} == {pair: quarter[pair].value for pair in stopped}
-
-
-@pytest.mark.slow
-def test_halving_goes_on_where_it_was_killed(rows: DataFrame) -> None:
-    """Some models of some points are known: the rest comes to the same end, and nothing is trained twice."""
-    judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
-    last = SparkXGBRegressor(label_col="number", **COMMON)
-    points = [{last.max_depth: 1 + k % 3, last.learning_rate: 0.1 * (k + 1)} for k in range(6)]
-    halving = Halving(2, frozenset(range(6)))
-    whole = found(rows, folds, last, points, judge, halving=halving)
-
-    assert sorted({fit.share for fit in whole.values()}) == [1 / 4, 1 / 2, 1]
-    order = list(whole)
-    for known in (set(order[:count]) for count in (1, 4, 10, len(order) - 1)):
-        ended = {point: whole[point, fold].share for point, fold in known}
-        rest = found(rows, folds, last, points, judge, halving=replace(halving, ended=ended), skip=known)
-        assert rest.keys() == whole.keys() - known
-        assert {pair: (fit.value, fit.share, fit.rounds) for pair, fit in rest.items()} == {
-            pair: (fit.value, fit.share, fit.rounds) for pair, fit in whole.items() if pair not in known
-        }
-
-
-@pytest.mark.slow
-def test_the_answer_does_not_depend_on_how_models_are_shared_out(
-    rows: DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One task, a task for each model, or one task that answers model by model."""
-    last = SparkXGBRegressor(label_col="number", **COMMON)
-    folds, judge = Folds(FOLDS, "fold"), RegressionEvaluator(labelCol="number")
-    values = []
-    for tasks, seconds in ((1, 1e9), (6, 1e9), (1, 0.0)):
-        monkeypatch.setattr(tree_shares, "PART_SECONDS", seconds)
-        fits = found(rows, folds, last, grid(last), judge, parallelism=tasks)
-        values.append({pair: fit.value for pair, fit in fits.items()})
-    assert values[0] == values[1] == values[2]
 
 
 @pytest.mark.slow
@@ -399,27 +265,6 @@ def test_what_cannot_be_searched_so_is_refused(
 
 
 @pytest.mark.slow
-def test_the_drop_in_halves(rows: DataFrame, tmp_path: Path) -> None:
-    """The winner is one that went to the end, though a stopped one may look better; the estimator is stored with it."""
-    last = SparkXGBRegressor(label_col="number", **COMMON)
-    points = [{last.learning_rate: rate} for rate in (0.01, 0.3, 0.02, 0.5)]
-    judge = RegressionEvaluator(labelCol="number")
-    validator = CrossValidator(
-        estimator=last, estimatorParamMaps=points, evaluator=judge, numFolds=FOLDS, foldCol="fold", halving=2
-    )
-    whole = CrossValidator(estimator=last, estimatorParamMaps=points, evaluator=judge, numFolds=FOLDS, foldCol="fold")
-    halved, full = validator.setCollectSubModels(True).fit(rows), whole.fit(rows)
-    rounds = [[model.get_booster().num_boosted_rounds() for model in of_fold] for of_fold in halved.subModels]
-    assert rounds == [[2, 8, 2, 4]] * FOLDS
-    best = int(np.argmin(full.avgMetrics))
-    assert halved.avgMetrics[best] == pytest.approx(full.avgMetrics[best], rel=1e-6)
-    assert [halved.avgMetrics[k] > full.avgMetrics[k] for k in (0, 2)] == [True, True]
-    assert halved.bestModel.get_booster().num_boosted_rounds() == 8
-    validator.save(str(tmp_path / "validator"))
-    assert CrossValidator.load(str(tmp_path / "validator")).getHalving() == 2
-
-
-@pytest.mark.slow
 def test_rows_that_xgboost_refuses_fail_the_folds_that_train_on_them(rows: DataFrame) -> None:
     """A negative weight in fold 0: fold 0 alone does not train on it. All of it in one task."""
     key = rows.where("fold = 0").agg(F.min("key")).collect()[0][0]
@@ -434,81 +279,6 @@ def test_rows_that_xgboost_refuses_fail_the_folds_that_train_on_them(rows: DataF
         pair: fit.value for pair, fit in whole.items() if pair[1] == 0
     }
     assert all("Weights must be positive" in str(fit.error) for (_, fold), fit in fits.items() if fold)
-
-
-@pytest.mark.quick
-def test_work_is_dealt_out_evenly() -> None:
-    """Fold after fold, so that few tasks bin the rows of the same fold; the longest models of a fold first."""
-    depths = [2, 8, 4, 6, 4]
-    requests = [
-        Request(2 * n + fold, fold, {"max_depth": depth}, {"num_boost_round": 10}, {})
-        for n, depth in enumerate(depths)
-        for fold in range(2)
-    ]
-
-    def shares(tasks: int) -> list[list[int]]:
-        return [[request.number for request in share] for share in tree_shares.dealt(requests, tasks)]
-
-    assert shares(1) == [[2, 6, 4, 8, 0, 3, 7, 5, 9, 1]]
-    assert shares(2) == [[2, 6, 4, 8, 0], [3, 7, 5, 9, 1]]
-    assert shares(3) == [[2, 6], [4, 8, 0, 3], [7, 5, 9, 1]]
-    assert sorted(number for share in shares(16) for number in share) == list(range(10))
-    assert all(shares(16))
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize(
-    ("most", "expected"),
-    [(0, [[0], [1], [2], [3]]), (40, [[0], [1, 2, 3]]), (70, [[0, 1, 2], [3]]), (math.inf, [[0, 1, 2, 3]])],
-)
-def test_a_long_share_is_answered_part_by_part(most: float, expected: list[list[int]]) -> None:
-    """In its order, and never cut within a model."""
-    requests = [Request(n, 0, {"max_depth": d}, {"num_boost_round": 10}, {}) for n, d in enumerate((5, 1, 1, 2))]
-    assert [[request.number for request in part] for part in tree_shares.parts(requests, most)] == expected
-
-
-@pytest.mark.slow
-def test_models_are_there_before_the_last_one_is(rows: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a search that is killed has them: whoever stops after the first has not trained the rest."""
-    monkeypatch.setattr(tree_shares, "PART_SECONDS", 0.0)
-    context, group = rows.sparkSession.sparkContext, "parts of a share"
-    last = SparkXGBRegressor(label_col="number", **COMMON)
-    ways = [any_estimator.route(last, point, extra) for point, extra in enumerate(grid(last))]
-    judge = RegressionEvaluator(labelCol="number")
-    context.setJobGroup(group, group)
-    try:
-        fits = tree_search.fits(rows, Folds(FOLDS, "fold"), ways, judge, parallelism=1)
-        first = next(fits)
-        fits.close()
-    finally:
-        context.setLocalProperty("spark.jobGroup.id", None)
-    assert (first.point, first.fold, first.error) == (1, 0, None)
-    started = context.statusTracker().getJobIdsForGroup(group)
-    assert len(started) < 2 + len(ways) * FOLDS
-
-
-@pytest.mark.slow
-def test_a_worker_that_dies_fails_its_models_alone(rows: DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With parts of one model each; others come through."""
-    counts = {row["fold"]: row["count"] for row in rows.groupBy("fold").count().collect()}
-    assert len(set(counts.values())) == len(counts)
-    dies_at = counts[1]
-
-    class Dies(Measure):
-        def value(self, said: Any, label: Any, weight: Any) -> float:
-            if len(label) == dies_at:
-                os._exit(1)
-            return super().value(said, label, weight)
-
-    monkeypatch.setattr(tree_shares, "PART_SECONDS", 0.0)
-    monkeypatch.setattr(
-        tree_search, "measure_of", lambda judge: Dies("regression", "rmse", False, {"throughOrigin": False})
-    )
-    last = SparkXGBRegressor(label_col="number", **COMMON)
-    fits = found(rows, Folds(FOLDS, "fold"), last, grid(last), RegressionEvaluator(labelCol="number"), parallelism=1)
-    assert {pair for pair, fit in fits.items() if fit.error} == {(0, 1), (1, 1)}
-    assert all(fit.value > 0 for pair, fit in fits.items() if pair[1] != 1)
-    assert all("Python worker exited unexpectedly" in str(fit.error) for fit in fits.values() if fit.error)
 
 
 @pytest.mark.slow
@@ -527,27 +297,6 @@ def test_points_that_set_rows_aside_do_not_share_rows_with_others(rows: DataFram
                     whole[alone][0, fold].value,
                     whole[alone][0, fold].rounds,
                 )
-
-
-@pytest.mark.slow
-def test_points_of_other_features_are_halved_by_themselves(rows: DataFrame) -> None:
-    """Of each two one goes on."""
-    last = SparkXGBRegressor(features_col="all", label_col="number", **COMMON)
-    stages = fitted_stages()
-    points = [
-        {stages[0].stringOrderType: order, last.learning_rate: rate}
-        for order in ("frequencyDesc", "alphabetAsc")
-        for rate in (0.01, 0.5)
-    ]
-    halving = Halving(2, frozenset(range(4)))
-    judge, folds = RegressionEvaluator(labelCol="number"), Folds(FOLDS, "fold")
-    fits = found(rows, folds, Pipeline(stages=[*stages, last]), points, judge, halving=halving)
-    assert {point: {fits[point, fold].share for fold in range(FOLDS)} for point in range(4)} == {
-        0: {0.5},
-        1: {1},
-        2: {0.5},
-        3: {1},
-    }
 
 
 @pytest.mark.slow
