@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from py4j.protocol import Py4JNetworkError
+from pyspark import SparkContext
+
 AGAIN = "The same command goes on from what was committed."
 _NO_ANSWER = (
     f"{{path}}: the store did not answer, or answered with errors, until S3A gave up trying. Look at the store. {AGAIN}"
+)
+_JVM_HAS_ENDED = (
+    "Spark's own process on this machine (the driver's JVM) ended while the job ran. Most often it was killed because memory ran out: leave"
+    f" more to it and to Python on this machine, or give it less (`driver_memory`). A file hs_err_pid*.log tells of a crash. {AGAIN}"
 )
 _PATH = r"(?P<path>[a-z0-9]+:/[^\s:,]+)"
 
@@ -56,9 +63,22 @@ _SENTENCES: Mapping[re.Pattern[str], str] = {
 
 def sentence(error: BaseException) -> str | None:
     """The sentence for an exception that came through the JVM, None for one that the surroundings are not to blame for."""
+    if _jvm_has_ended():
+        return _JVM_HAS_ENDED
     text = getattr(error, "_stackTrace", None) or str(error)
     for pattern, told in _SENTENCES.items():
         found = pattern.search(text)
         if found:
             return told.format(**{name: value.rstrip(" .;") for name, value in found.groupdict().items()})
     return None
+
+
+def _jvm_has_ended() -> bool:
+    """Whether there was one and it answers no more; an exception alone may come of another connection."""
+    if SparkContext._jvm is None:
+        return False
+    try:
+        SparkContext._jvm.System.nanoTime()
+    except (Py4JNetworkError, ConnectionError):
+        return True
+    return False

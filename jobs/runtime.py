@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from rich.console import Console
@@ -137,10 +137,10 @@ def execute(job: str, arguments: Arguments) -> int:
 
 
 def _keep(storage: Storage, path: str, text: str) -> None:
-    """Write the outcome file; a lake that cannot be written to any more does not hide what happened before."""
+    """Write the outcome file; a lake that cannot be written to any more, or a JVM that is gone, does not hide what happened before."""
     try:
         storage.write(path, text)
-    except Py4JJavaError as error:
+    except (Py4JError, ConnectionError) as error:
         log.warning("%s: the outcome could not be written: %s", path, outages.sentence(error) or _first_line(error))
 
 

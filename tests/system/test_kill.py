@@ -121,3 +121,28 @@ def test_ended_by_a_scheduler(folder: Path, job: str) -> None:
 
     finish(folder, broken)
     same_lakes(folder / "whole", folder / "broken")
+
+
+def test_the_jvm_is_killed(folder: Path) -> None:
+    """As the system does when memory runs out: one sentence, the line of JSON, exit 1; the same command goes on from there."""
+    whole, broken = deliveries.write_environment(folder, "whole"), deliveries.write_environment(folder, "broken")
+    finish(folder, whole)
+    with millrace(folder, broken) as process:
+        await_line(process, "train: started")
+        (jvm,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(jvm), signal.SIGKILL)
+        output, errors = process.communicate(timeout=100)
+    summary = json.loads(output.splitlines()[-1])
+    assert (process.returncode, summary["exit_code"], summary["outcome"]) == (1, 1, "failed"), errors
+    assert summary["error"] == (
+        "Spark's own process on this machine (the driver's JVM) ended while the job ran. Most often it was killed because memory ran out:"
+        " leave more to it and to Python on this machine, or give it less (`driver_memory`). A file hs_err_pid*.log tells of a crash. The"
+        " same command goes on from what was committed."
+    )
+    # A thread of PySpark's own may print a traceback before it.
+    told, not_kept = errors.splitlines()[-2:]
+    assert told == summary["error"]
+    assert not_kept.endswith(f"/none-run.json: the outcome could not be written: {told}")
+
+    finish(folder, broken)
+    same_lakes(folder / "whole", folder / "broken")
