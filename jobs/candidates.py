@@ -114,6 +114,7 @@ def try_all(
         if best:
             first = _first(best.values(), result)
             steps.best = f"{first.mean:.5f} {described(first.point)}"
+            steps.show()
 
     budget = rounds.Budget(spec.search.minutes)
     for plan in plans:

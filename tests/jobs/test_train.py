@@ -455,6 +455,9 @@ def test_a_failing_point_is_a_row_and_is_tried_again_with_force(
     (said,) = (text for text in told.messages if "trial(s)" in text)
     assert said.startswith("train: candidate 'l', 2 trial(s): IllegalArgumentException: ")
     assert "regParam" in said
+    done, total, best = told.steps[-1]
+    assert (done, total) == (4, 4)
+    assert best.endswith(" l(reg_param=0.1)")
     assert (outcome.details["parameters"], outcome.details["failed"]) == ({"reg_param": 0.1}, 2)
     assert again.details["model_version"] == outcome.details["model_version"] + 1
     table = made.table(contracts.trials("failing"))

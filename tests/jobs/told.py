@@ -11,6 +11,10 @@ class Told(Progress):
     def __init__(self) -> None:
         super().__init__()
         self.messages: list[str] = []
+        self.steps: list[tuple[int, int, str]] = []
 
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+    def advance(self, done: int, total: int, best: str = "", doing: str = "") -> None:
+        self.steps.append((done, total, best))
